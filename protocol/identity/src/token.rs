@@ -50,7 +50,9 @@ pub struct Token {
 
 /// The text is not a token. The text itself is never repeated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a token: expected pst_admin_…, pst_gateway_…, pst_relay_… or pst_service_… with 43 characters after the prefix")]
+#[error(
+    "not a token: expected pst_admin_…, pst_gateway_…, pst_relay_… or pst_service_… with 43 characters after the prefix"
+)]
 pub struct NotAToken;
 
 impl Token {
