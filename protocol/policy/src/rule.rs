@@ -1,0 +1,40 @@
+//! One rule: who may (or may not) reach what, under which conditions.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use protocol_identity::{GroupId, PolicyId, ResourceId};
+use serde::{Deserialize, Serialize};
+
+use crate::Conditions;
+
+/// What a rule does when it matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// Gives access, unless a deny matches too.
+    Allow,
+    /// Takes access away, whatever else allows it.
+    Deny,
+}
+
+/// One rule of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Its id; ties between rules are settled by it.
+    pub id: PolicyId,
+    /// Its name, as the denied person may see it.
+    pub name: String,
+    /// A rule that is not enabled decides nothing.
+    pub enabled: bool,
+    /// Allow or deny.
+    pub effect: Effect,
+    /// It speaks of the principals in any of these.
+    pub groups: BTreeSet<GroupId>,
+    /// It speaks of these resources.
+    pub resources: BTreeSet<ResourceId>,
+    /// All of these must hold.
+    pub conditions: Conditions,
+    /// The longest that one grant lasts, counted from its beginning.
+    pub max_session: Option<Duration>,
+}
