@@ -66,6 +66,8 @@ pub struct Offer {
     pub wireguard: WireguardPublic,
     /// The ML-KEM-768 key of this process.
     pub kem: KemPublic,
+    /// The receiver index that the device keeps for this connection, should the offer begin one.
+    pub index: u32,
     /// Where the device may be reached, at most [`MAX_CANDIDATES`].
     pub candidates: Vec<Candidate>,
     /// Over all of the above, by the device's identity.
@@ -87,6 +89,10 @@ pub struct Answer {
     pub wireguard: WireguardPublic,
     /// The shared secret, for the key of the offer.
     pub ciphertext: KemCiphertext,
+    /// The gateway's receiver index for this connection.
+    pub index: u32,
+    /// The device's receiver index that the gateway uses: that of the offer that began the connection.
+    pub device_index: u32,
     /// The gateway's own tunnel addresses.
     pub addresses: InnerAddresses,
     /// Where the gateway may be reached, at most [`MAX_CANDIDATES`].
@@ -116,11 +122,12 @@ impl Offer {
         resource: ResourceId,
         wireguard: WireguardPublic,
         kem: KemPublic,
+        index: u32,
         mut candidates: Vec<Candidate>,
     ) -> Self {
         candidates.truncate(MAX_CANDIDATES);
         let mut offer =
-            Self { device, resource, wireguard, kem, candidates, signature: Signature(Vec::new()) };
+            Self { device, resource, wireguard, kem, index, candidates, signature: Signature(Vec::new()) };
         offer.signature = identity.sign(&offer.signed_text());
         offer
     }
@@ -140,10 +147,11 @@ impl Offer {
 
     fn signed_text(&self) -> Vec<u8> {
         let mut text = format!(
-            "postern offer v1\ndevice {}\nresource {}\nwireguard {}\n{}kem ",
+            "postern offer v1\ndevice {}\nresource {}\nwireguard {}\nindex {}\n{}kem ",
             self.device,
             self.resource,
             self.wireguard,
+            self.index,
             candidates_text(&self.candidates)
         )
         .into_bytes();
@@ -163,6 +171,10 @@ pub struct UnsignedAnswer {
     pub wireguard: WireguardPublic,
     /// See [`Answer::ciphertext`].
     pub ciphertext: KemCiphertext,
+    /// See [`Answer::index`].
+    pub index: u32,
+    /// See [`Answer::device_index`].
+    pub device_index: u32,
     /// See [`Answer::addresses`].
     pub addresses: InnerAddresses,
     /// See [`Answer::candidates`].
@@ -172,7 +184,16 @@ pub struct UnsignedAnswer {
 impl Answer {
     /// Makes and signs an answer to `offer`.
     pub fn sign(identity: &IdentityKey, offer: &Offer, unsigned: UnsignedAnswer) -> Self {
-        let UnsignedAnswer { gateway, grant, wireguard, ciphertext, addresses, mut candidates } = unsigned;
+        let UnsignedAnswer {
+            gateway,
+            grant,
+            wireguard,
+            ciphertext,
+            index,
+            device_index,
+            addresses,
+            mut candidates,
+        } = unsigned;
         candidates.truncate(MAX_CANDIDATES);
         let mut answer = Self {
             gateway,
@@ -181,6 +202,8 @@ impl Answer {
             identity: identity.public(),
             wireguard,
             ciphertext,
+            index,
+            device_index,
             addresses,
             candidates,
             signature: Signature(Vec::new()),
@@ -207,12 +230,14 @@ impl Answer {
 
     fn signed_text(&self, offered: &WireguardPublic, kem: &KemPublic) -> Vec<u8> {
         let mut text = format!(
-            "postern answer v1\ngateway {}\ndevice {}\ngrant {}\nwireguard {}\nfor {}\naddresses {} {}\n{}keys ",
+            "postern answer v1\ngateway {}\ndevice {}\ngrant {}\nwireguard {}\nfor {}\nindices {} {}\naddresses {} {}\n{}keys ",
             self.gateway,
             self.device,
             self.grant,
             self.wireguard,
             offered,
+            self.index,
+            self.device_index,
             self.addresses.v4,
             self.addresses.v6,
             candidates_text(&self.candidates)
@@ -237,6 +262,7 @@ mod tests {
             ResourceId::fresh(),
             WireguardKey::generate().unwrap().public(),
             KemKey::generate().unwrap().public(),
+            0x0001_0000,
             vec![Candidate { kind: CandidateKind::Host, address: "192.0.2.1:5000".parse().unwrap() }],
         )
     }
@@ -262,6 +288,8 @@ mod tests {
             grant: GrantId::fresh(),
             wireguard: WireguardKey::generate().unwrap().public(),
             ciphertext,
+            index: 0x0001_0000,
+            device_index: 0x0002_0000,
             addresses: InnerAddresses { v4: Ipv4Addr::new(100, 64, 0, 1), v6: Ipv6Addr::LOCALHOST },
             candidates: Vec::new(),
         };
