@@ -1,0 +1,140 @@
+//! A router between an inside and an outside, with one of the kinds of NAT that the world has.
+//!
+//! IPv6 is routed without translation; what arrives unasked from outside is dropped all the same.
+
+use anyhow::Result;
+
+use crate::{Host, Lab};
+
+/// How IPv4 is translated, and what happens to what arrives unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nat {
+    /// One outside port for an inside port, whatever the destination; only answers come in (RFC 4787:
+    /// endpoint-independent mapping, address- and port-dependent filtering).
+    PortRestricted,
+    /// An outside port for each destination, drawn at random; only answers come in.
+    Symmetric,
+    /// One outside port for an inside port, and whoever sends to it gets through.
+    FullCone,
+    /// Like `PortRestricted`, but what arrives unasked is taken by the router itself and not dropped: the entry that it
+    /// leaves in the connection table can block a later packet outwards from its port.
+    Unfiltered,
+    /// No translation and no filter: a plain router.
+    None,
+}
+
+/// What a router does; give it to [`Router::set`] to change a running one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouterPlan {
+    /// The kind of NAT.
+    pub nat: Nat,
+    /// Whether UDP passes at all.
+    pub udp: bool,
+}
+
+impl From<Nat> for RouterPlan {
+    fn from(nat: Nat) -> Self {
+        Self { nat, udp: true }
+    }
+}
+
+/// A host that forwards between its interfaces `inside` and `outside`.
+#[derive(Clone)]
+pub struct Router {
+    host: Host,
+}
+
+impl Lab {
+    /// A router; link its interfaces `inside` and `outside`, give them addresses, then [`Router::set`] its plan.
+    pub fn router(&self, name: &str) -> Result<Router> {
+        let host = self.host(name)?;
+        host.sysctl("net.ipv4.ip_forward", "1")?;
+        host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        Ok(Router { host })
+    }
+}
+
+impl Router {
+    /// The router as a host.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Puts a plan in force, and forgets every translation made under the plan before.
+    pub fn set(&self, plan: impl Into<RouterPlan>) -> Result<()> {
+        self.host.nft(&rules(plan.into()))?;
+        self.forget()
+    }
+
+    /// Forgets all connections, as a router does that was switched off and on.
+    pub fn forget(&self) -> Result<()> {
+        let tool = crate::program("lab-tool")?;
+        self.host.run(&[tool.as_os_str(), "forget-connections".as_ref()])?;
+        Ok(())
+    }
+}
+
+fn rules(plan: RouterPlan) -> String {
+    let udp = if plan.udp { "" } else { "meta l4proto udp counter drop" };
+    let open = plan.nat == Nat::None;
+    let inward = match plan.nat {
+        Nat::None => "accept",
+        Nat::FullCone => "ct status dnat accept",
+        Nat::PortRestricted | Nat::Symmetric | Nat::Unfiltered => "",
+    };
+    let unasked = match plan.nat {
+        Nat::None | Nat::Unfiltered => "",
+        Nat::PortRestricted | Nat::Symmetric | Nat::FullCone => {
+            "iifname \"outside\" ct state { new, invalid } counter drop"
+        }
+    };
+    let masquerade = match plan.nat {
+        Nat::PortRestricted | Nat::FullCone | Nat::Unfiltered => {
+            "oifname \"outside\" meta nfproto ipv4 masquerade"
+        }
+        Nat::Symmetric => "oifname \"outside\" meta nfproto ipv4 masquerade random,fully-random",
+        Nat::None => "",
+    };
+    let cone = if plan.nat == Nat::FullCone {
+        "map cone {
+            type inet_service : ipv4_addr . inet_service
+            flags dynamic,timeout
+            timeout 5m
+        }
+        chain remember {
+            type filter hook forward priority filter - 1
+            iifname \"inside\" meta nfproto ipv4 meta l4proto udp update @cone { udp sport : ip saddr . udp sport }
+        }
+        chain inward {
+            type nat hook prerouting priority dstnat
+            iifname \"outside\" meta nfproto ipv4 meta l4proto udp dnat ip to udp dport map @cone
+        }"
+    } else {
+        ""
+    };
+    let policy = if open { "accept" } else { "drop" };
+    format!(
+        "table inet lab_router
+delete table inet lab_router
+table inet lab_router {{
+    {cone}
+    chain forward {{
+        type filter hook forward priority filter; policy {policy};
+        {udp}
+        ct state established,related accept
+        iifname \"inside\" accept
+        {inward}
+    }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, nd-router-advert }} accept
+        {unasked}
+    }}
+    chain outward {{
+        type nat hook postrouting priority srcnat; policy accept;
+        {masquerade}
+    }}
+}}
+"
+    )
+}
