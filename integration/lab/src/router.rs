@@ -2,6 +2,11 @@
 //!
 //! IPv6 is routed without translation; what arrives unasked from outside is dropped all the same.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
 use anyhow::Result;
 
 use crate::{Host, Lab};
@@ -30,27 +35,38 @@ pub struct RouterPlan {
     pub nat: Nat,
     /// Whether UDP passes at all.
     pub udp: bool,
+    /// Whether IPv6 passes at all.
+    pub ipv6: bool,
 }
 
 impl From<Nat> for RouterPlan {
     fn from(nat: Nat) -> Self {
-        Self { nat, udp: true }
+        Self { nat, udp: true, ipv6: true }
     }
 }
 
-/// A host that forwards between its interfaces `inside` and `outside`.
+/// A host that forwards between its switch `inside`, with any number of hosts, and its interface `outside`.
 #[derive(Clone)]
 pub struct Router {
     host: Host,
+    ports: Arc<AtomicU32>,
 }
 
 impl Lab {
-    /// A router; link its interfaces `inside` and `outside`, give them addresses, then [`Router::set`] its plan.
+    /// A router; plug hosts in, link its interface `outside`, give both addresses, then [`Router::set`] its plan.
     pub fn router(&self, name: &str) -> Result<Router> {
         let host = self.host(name)?;
+        host.bridge("inside", &[])?;
         host.sysctl("net.ipv4.ip_forward", "1")?;
         host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
-        Ok(Router { host })
+        Ok(Router { host, ports: Arc::default() })
+    }
+
+    /// Plugs an interface of a host into the switch of a router.
+    pub fn plug(&self, host: &Host, interface: &str, into: &Router) -> Result<()> {
+        let port = format!("port{}", into.ports.fetch_add(1, Ordering::Relaxed));
+        self.link((host, interface), (&into.host, &port))?;
+        into.host.ip(&format!("link set {port} master inside"))
     }
 }
 
@@ -76,6 +92,7 @@ impl Router {
 
 fn rules(plan: RouterPlan) -> String {
     let udp = if plan.udp { "" } else { "meta l4proto udp counter drop" };
+    let ipv6 = if plan.ipv6 { "" } else { "meta nfproto ipv6 counter drop" };
     let open = plan.nat == Nat::None;
     let inward = match plan.nat {
         Nat::None => "accept",
@@ -121,6 +138,7 @@ table inet lab_router {{
     chain forward {{
         type filter hook forward priority filter; policy {policy};
         {udp}
+        {ipv6}
         ct state established,related accept
         iifname \"inside\" accept
         {inward}

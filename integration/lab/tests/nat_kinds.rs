@@ -139,9 +139,24 @@ fn blocked_udp_passes_nothing_and_tcp_goes_on() {
     let ping = "udp-ping --to 203.0.113.1:4000 --rate 50 --seconds 0.2";
     assert_eq!(ask(&street.home, ping)["received"], 10);
 
-    street.router.set(RouterPlan { nat: Nat::PortRestricted, udp: false }).unwrap();
+    street.router.set(RouterPlan { udp: false, ..Nat::PortRestricted.into() }).unwrap();
 
     assert_eq!(ask(&street.home, ping)["received"], 0);
     let page = street.home.run(&["curl", "-sS", "--max-time", "5", "http://203.0.113.1/"]).unwrap();
     assert!(page.stdout.contains("hello"));
+}
+
+#[test]
+fn a_router_without_ipv6_passes_ipv4_only() {
+    let street = street(Nat::PortRestricted);
+    let _far = server(&street.far, "far", "udp-echo --listen [2001:db8:1::1]:4000 --listen 203.0.113.1:4000");
+    let received = |to: &str| {
+        let words = format!("udp-ping --rate 50 --seconds 0.1 --to {to}:4000");
+        ask(&street.home, &words)["received"].as_u64().unwrap()
+    };
+    assert_eq!((received("[2001:db8:1::1]"), received("203.0.113.1")), (5, 5));
+
+    street.router.set(RouterPlan { ipv6: false, ..Nat::PortRestricted.into() }).unwrap();
+
+    assert_eq!((received("[2001:db8:1::1]"), received("203.0.113.1")), (0, 5));
 }

@@ -18,7 +18,7 @@ pub fn street(nat: Nat) -> Street {
     let home = lab.host("home").unwrap();
     let router = lab.router("router").unwrap();
     let far = lab.host("far").unwrap();
-    lab.link((&home, "eth0"), (router.host(), "inside")).unwrap();
+    lab.plug(&home, "eth0", &router).unwrap();
     lab.link((router.host(), "outside"), (&far, "eth0")).unwrap();
     home.address("eth0", &["192.168.7.2/24", "2001:db8:7::2/64"]).unwrap();
     router.host().address("inside", &["192.168.7.1/24", "2001:db8:7::1/64"]).unwrap();
