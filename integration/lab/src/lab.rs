@@ -142,6 +142,7 @@ impl Drop for Lab {
             eprintln!("{}", self.shared.last_words(12));
         }
         self.shared.tear_down();
+        crate::signals::rest_when_interrupted();
     }
 }
 

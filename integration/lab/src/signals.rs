@@ -94,8 +94,8 @@ pub fn wait_for_interrupt() -> Result<()> {
     Ok(())
 }
 
-/// A thread that waits for a state in a lab that is being torn down rests here until the process ends.
-pub(crate) fn stop_here_when_interrupted() {
+/// A thread that works in a lab which is being torn down after an interruption rests here until the process ends.
+pub fn rest_when_interrupted() {
     let closing = || {
         let labs = LABS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         labs.iter().filter_map(Weak::upgrade).any(|lab| lab.is_closing_for_signal())

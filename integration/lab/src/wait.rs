@@ -20,7 +20,7 @@ pub fn until<T>(
             Ok(None) => None,
             Err(error) => Some(error),
         };
-        crate::signals::stop_here_when_interrupted();
+        crate::signals::rest_when_interrupted();
         if started.elapsed() > limit {
             let why = last.map(|error| format!(": {error:#}")).unwrap_or_default();
             bail!("not within {limit:?}: {what}{why}");

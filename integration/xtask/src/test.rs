@@ -1,0 +1,187 @@
+//! `cargo xtask test`: the crates' own tests, the scenarios, and foreign tools.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{ExitCode, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use integration_lab::{Privilege, enter_user_namespace, privilege};
+
+use crate::{build, setup};
+
+/// Scenario files with this prefix drive programs that others wrote.
+const FOREIGN: &str = "foreign_";
+/// Property tests run this many cases with `--deep`; proptest's own default is 256.
+const DEEP_CASES: &str = "4096";
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Tests inside the crates: pure, property, universe, architecture.
+    Unit,
+    /// The built programs in network namespaces, one promise a file.
+    Scenarios,
+    /// The built programs against tools of others.
+    Foreign,
+}
+
+#[derive(Args)]
+pub struct Test {
+    /// Sixteen times the cases in property tests.
+    #[arg(long)]
+    deep: bool,
+    /// Only one part.
+    #[arg(long)]
+    only: Option<Part>,
+    /// Part of a scenario's file name, or of a test's name.
+    filter: Option<String>,
+}
+
+/// How many tests passed and failed.
+#[derive(Clone, Copy, Default)]
+pub struct Count {
+    pub passed: u64,
+    pub failed: u64,
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+impl Test {
+    pub fn run(&self) -> Result<ExitCode> {
+        let wants = |part: Part| self.only.is_none_or(|only| only == part);
+        let needs_lab = wants(Part::Scenarios) || wants(Part::Foreign);
+        if needs_lab && privilege() != Privilege::UserNamespace {
+            setup::ensure_tools(true)?;
+            build::programs()?;
+        }
+        let mut count = Count::default();
+        if wants(Part::Unit) && privilege() != Privilege::UserNamespace {
+            count += unit(self.filter.as_deref(), self.deep)?;
+        }
+        if needs_lab && privilege() == Privilege::None {
+            println!("{} passed, {} failed before the scenarios", count.passed, count.failed);
+            ensure!(count.failed == 0, "tests failed");
+            no_run()?;
+            eprintln!("not root: the scenarios run in a user namespace. What it lacks:");
+            for lack in Privilege::UserNamespace.lacks() {
+                eprintln!("  - {lack}");
+            }
+            match enter_user_namespace()? {}
+        }
+        if wants(Part::Scenarios) {
+            count += lab(self.filter.as_deref())?;
+            count += scenarios(self.filter.as_deref(), false)?;
+        }
+        if wants(Part::Foreign) {
+            count += scenarios(self.filter.as_deref(), true)?;
+        }
+        println!("{} passed, {} failed", count.passed, count.failed);
+        Ok(if count.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// The crates' own tests.
+pub fn unit(filter: Option<&str>, deep: bool) -> Result<Count> {
+    let mut arguments = vec!["test", "--locked", "--workspace", "--no-fail-fast"];
+    arguments.extend(["--exclude", "integration-scenarios", "--exclude", "integration-lab"]);
+    arguments.extend(filter);
+    counted(&arguments, deep)
+}
+
+/// The lab's own tests: they need namespaces, and none of the four programs.
+pub fn lab(filter: Option<&str>) -> Result<Count> {
+    let mut arguments = vec!["test", "--locked", "--package", "integration-lab", "--no-fail-fast"];
+    arguments.extend(filter);
+    counted(&arguments, false)
+}
+
+/// The scenarios, one after the other: each lays out a world, and two worlds would disturb each other's times.
+pub fn scenarios(filter: Option<&str>, foreign: bool) -> Result<Count> {
+    let mut arguments: Vec<String> =
+        ["test", "--locked", "--package", "integration-scenarios", "--no-fail-fast"]
+            .map(str::to_owned)
+            .into();
+    let names = scenario_files()?;
+    let ours = names.iter().filter(|name| name.starts_with(FOREIGN) == foreign);
+    let chosen: Vec<_> = ours.filter(|name| filter.is_none_or(|filter| name.contains(filter))).collect();
+    if chosen.is_empty() {
+        return Ok(Count::default());
+    }
+    arguments.extend(chosen.into_iter().flat_map(|name| ["--test".to_owned(), name.clone()]));
+    arguments.extend(["--", "--test-threads=1"].map(str::to_owned));
+    counted(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), false)
+}
+
+fn scenario_files() -> Result<Vec<String>> {
+    let folder = build::root().join("integration/scenarios/tests");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("no {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "rs") {
+            names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn no_run() -> Result<()> {
+    let arguments = ["test", "--locked", "--no-run", "-p", "integration-scenarios"];
+    ensure!(build::cargo(&arguments).status()?.success(), "the scenarios do not build");
+    ensure!(build::cargo(&["test", "--locked", "--no-run", "-p", "integration-lab"]).status()?.success());
+    Ok(())
+}
+
+/// Runs `cargo test …`, passes its output on, and adds up its closing lines.
+fn counted(arguments: &[&str], deep: bool) -> Result<Count> {
+    let mut command = build::cargo(arguments);
+    if deep {
+        command.env("PROPTEST_CASES", DEEP_CASES);
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+    let output = child.stdout.take().context("no output")?;
+    let mut count = Count::default();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        if let Some(result) = line.strip_prefix("test result: ") {
+            count += closing_line(result);
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && count.failed == 0 {
+        // It did not build, or a test ended the process: that is a failure, whatever was counted.
+        count.failed = 1;
+    }
+    Ok(count)
+}
+
+/// `ok. 8 passed; 0 failed; …`
+fn closing_line(line: &str) -> Count {
+    let number_before = |word: &str| {
+        let words: Vec<_> = line.split([' ', ';']).filter(|word| !word.is_empty()).collect();
+        let at = words.iter().position(|candidate| *candidate == word)?;
+        words.get(at.checked_sub(1)?)?.parse().ok()
+    };
+    Count { passed: number_before("passed").unwrap_or(0), failed: number_before("failed").unwrap_or(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closing_line_is_read() {
+        let count = closing_line(
+            "FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 4s",
+        );
+
+        assert_eq!((count.passed, count.failed), (12, 3));
+    }
+}
