@@ -1,0 +1,414 @@
+use protocol_identity::{IdentityKey, Token as Secrets};
+use serde_json::json;
+
+use super::*;
+use crate::model::{Device, Gateway, Record};
+use crate::storage::{self, Action, Note};
+use crate::testing::*;
+
+/// One of each kind, in an order in which they can be made.
+struct One {
+    objects: Vec<Object>,
+}
+
+async fn one_of_each(db: &Database) -> One {
+    for host in [1, 2] {
+        sqlx::query("INSERT INTO addresses (account, host) VALUES (?, ?)")
+            .bind(db.account.to_string())
+            .bind(host)
+            .execute(&db.storage.writer)
+            .await
+            .unwrap();
+    }
+    let site = site("office");
+    let principal = principal("ci");
+    let group = group("engineering", &[&principal]);
+    let resource = resource("wiki", &site, "wiki.corp.example");
+    let policy = policy("engineers", &[&group], &[&resource]);
+    let gateway = gateway("office-1", &site, 1);
+    let device = device("laptop", &principal, 2);
+    let grant = grant(&device, &resource, &gateway, &policy);
+    let mut token = token(TokenKind::Gateway, "office");
+    token.site = Some(site.id);
+    token.identity = Some(gateway.0.identity);
+    token.expires_at = Some(noon());
+    let objects = vec![
+        Object::Site(site),
+        Object::Principal(principal),
+        Object::Group(group),
+        Object::Resource(resource),
+        Object::Policy(policy),
+        Object::Token(token),
+        Object::Gateway(gateway.0),
+        Object::Device(device.0),
+        Object::Relay(relay("berlin-1")),
+        grant.into(),
+    ];
+    db.create(objects.clone()).await;
+    One { objects }
+}
+
+#[tokio::test]
+async fn every_record_reads_back_as_it_was_written() {
+    let db = Database::new().await;
+    let one = one_of_each(&db).await;
+
+    for object in one.objects {
+        let by_id = db.storage.find(db.account, object.kind(), Key::Id(object.id())).await.unwrap();
+        assert_eq!(by_id.as_ref(), Some(&object));
+        if let Some(name) = object.name() {
+            let by_name = db.storage.find(db.account, object.kind(), Key::Name(name.into())).await.unwrap();
+            assert_eq!(by_name, by_id);
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_query_of_one_account_sees_or_touches_a_row_of_another() {
+    let db = Database::new().await;
+    let one = one_of_each(&db).await;
+    let admin = Secrets::generate(TokenKind::Admin).unwrap().hash();
+    let other = db.storage.create_account("other".into(), admin, noon()).await.unwrap().id;
+    let before = db.storage.everything(db.account).await.unwrap();
+
+    for object in &one.objects {
+        let kind = object.kind();
+        let found = db.storage.find(other, kind, Key::Id(object.id())).await.unwrap();
+        assert_eq!(found, None, "{kind} by id");
+        let page = Page { limit: 100, ..Page::default() };
+        let listed = db.storage.list(other, kind, page).await.unwrap();
+        assert!(listed.iter().all(|other| other.id() != object.id()), "{kind} in a list");
+
+        let deleted = db.storage.commit(write(other, vec![Op::Delete(kind, Key::Id(object.id()))])).await;
+        assert!(matches!(deleted, Err(StorageError::NotFound { .. })), "{kind} deleted");
+        let patched = db
+            .storage
+            .commit(write(other, vec![Op::Patch(kind, Key::Id(object.id()), Box::new(|_| Ok(())))]))
+            .await;
+        assert!(matches!(patched, Err(StorageError::NotFound { .. })), "{kind} patched");
+    }
+    assert_eq!(db.storage.everything(other).await.unwrap().objects.len(), 1, "the group everyone alone");
+    let log = db.storage.log(other, 0, 100).await.unwrap();
+    assert_eq!(log.len(), 2, "the account's own first rows");
+    db.storage
+        .touch(other, one.objects.iter().map(|object| TokenId(object.id())).collect(), noon())
+        .await
+        .unwrap();
+    assert_eq!(db.storage.everything(db.account).await.unwrap().objects, before.objects);
+}
+
+#[tokio::test]
+async fn a_row_cannot_refer_to_a_row_of_another_account() {
+    let db = Database::new().await;
+    let office = site("office");
+    db.create([Object::Site(office.clone())]).await;
+    let admin = Secrets::generate(TokenKind::Admin).unwrap().hash();
+    let other = db.storage.create_account("other".into(), admin, noon()).await.unwrap().id;
+
+    let stolen = resource("wiki", &office, "10.0.0.0/8");
+    let result = db.storage.commit(write(other, vec![Op::Create(Object::Resource(stolen))])).await;
+
+    assert!(matches!(result, Err(StorageError::Refused(_))), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_change_and_its_row_in_the_log_come_together_or_not_at_all() {
+    let db = Database::new().await;
+    let before = db.storage.log(db.account, 0, 100).await.unwrap().len();
+
+    let clash = vec![Op::Create(site("office").into()), Op::Create(site("office").into())];
+    let refused = db.write(clash).await;
+    let after_refusal = db.storage.log(db.account, 0, 100).await.unwrap().len();
+    let office = site("office");
+    let committed = db.write(vec![Op::Create(office.clone().into())]).await.unwrap();
+
+    assert!(matches!(refused, Err(StorageError::NameTaken { kind: Kind::Site, .. })), "{refused:?}");
+    assert_eq!(after_refusal, before);
+    let log = db.storage.log(db.account, 0, 100).await.unwrap();
+    assert_eq!(log.len(), before + 1);
+    let row = log.last().unwrap();
+    assert_eq!(
+        (
+            row.sequence,
+            row.actor.as_str(),
+            row.action.as_str(),
+            row.kind.as_str(),
+            row.id,
+            row.name.as_deref()
+        ),
+        (committed.sequence(), "test", "created", "site", Some(office.id.0), Some("office"))
+    );
+    assert_eq!(db.storage.everything(db.account).await.unwrap().sequence, committed.sequence());
+}
+
+#[tokio::test]
+async fn a_refused_patch_changes_nothing() {
+    let db = Database::new().await;
+    db.create([Object::Site(site("office"))]).await;
+
+    let patch = Op::Patch(
+        Kind::Site,
+        Key::Name("office".into()),
+        Box::new(|object| {
+            if let Some(site) = crate::model::Site::from_object_mut(object) {
+                site.name = "elsewhere".into();
+            }
+            Err(StorageError::Refused("no".into()))
+        }),
+    );
+    let refused = db.write(vec![patch]).await;
+
+    assert!(matches!(refused, Err(StorageError::Refused(_))));
+    assert!(
+        storage::find::<crate::model::Site>(&db.storage, db.account, Key::Name("office".into()))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn what_is_in_use_says_by_whom_and_stays() {
+    let db = Database::new().await;
+    one_of_each(&db).await;
+    let delete = |kind, name: &str| vec![Op::Delete(kind, Key::Name(name.into()))];
+
+    let site = db.write(delete(Kind::Site, "office")).await.unwrap_err();
+    let group = db.write(delete(Kind::Group, "engineering")).await.unwrap_err();
+
+    assert_eq!(site.to_string(), "resource wiki still uses it");
+    assert_eq!(group.to_string(), "policy engineers still uses it");
+}
+
+#[tokio::test]
+async fn a_principal_takes_its_devices_grants_and_memberships_along() {
+    let db = Database::new().await;
+    one_of_each(&db).await;
+
+    let committed = db.write(vec![Op::Delete(Kind::Principal, Key::Name("ci".into()))]).await.unwrap();
+
+    assert!(matches!(committed.changes[0].action, Action::Deleted(Kind::Principal, _)));
+    let left = db.storage.everything(db.account).await.unwrap().objects;
+    assert!(!left.iter().any(|object| matches!(object.kind(), Kind::Device | Kind::Grant | Kind::Principal)));
+    let members: usize = left
+        .iter()
+        .map(|object| if let Object::Group(group) = object { group.members.len() } else { 0 })
+        .sum();
+    assert_eq!(members, 0);
+}
+
+#[tokio::test]
+async fn a_token_is_found_by_its_hash_alone_and_never_kept_in_clear() {
+    let db = Database::new().await;
+    let secret = Secrets::generate(TokenKind::ServiceAccount).unwrap();
+    let principal = principal("ci");
+    let mut kept = token(TokenKind::ServiceAccount, "first");
+    (kept.hash, kept.principal) = (secret.hash(), Some(principal.id));
+    db.create([principal.into(), kept.clone().into()]).await;
+
+    let found = db.storage.authenticate(secret.hash()).await.unwrap();
+    let other =
+        db.storage.authenticate(Secrets::generate(TokenKind::ServiceAccount).unwrap().hash()).await.unwrap();
+
+    let (account, token) = found.unwrap();
+    assert_eq!((account.id, token), (db.account, kept));
+    assert_eq!(other, None);
+    db.storage.close().await;
+    let revealed = secret.reveal();
+    let clear = revealed.strip_prefix(TokenKind::ServiceAccount.prefix()).unwrap();
+    for file in std::fs::read_dir(db.directory.path()).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(clear.len()).any(|window| window == clear.as_bytes()));
+    }
+}
+
+#[tokio::test]
+async fn nodes_are_found_by_their_identity_and_get_names_and_addresses_of_their_own() {
+    let db = Database::new().await;
+    let office = site("office");
+    let ci = principal("ci");
+    let mut gateways = token(TokenKind::Gateway, "office");
+    gateways.site = Some(office.id);
+    let mut devices = token(TokenKind::ServiceAccount, "first");
+    devices.principal = Some(ci.id);
+    db.create([office.into(), ci.into(), gateways.clone().into(), devices.clone().into()]).await;
+    let [one, two, three] = [(); 3].map(|()| IdentityKey::generate().unwrap());
+
+    let first = db.join(&gateways, &one, "office 1", gateway_hello()).await.unwrap();
+    let second = db.join(&gateways, &two, "office 1", gateway_hello()).await.unwrap();
+    let again = db.join(&gateways, &one, "renamed", gateway_hello()).await.unwrap();
+    let device = db.join(&devices, &three, "laptop", client_hello()).await.unwrap();
+
+    let (first, second) = (Gateway::from_object(first).unwrap(), Gateway::from_object(second).unwrap());
+    assert_eq!((first.name.as_str(), second.name.as_str()), ("office-1", "office-1-2"));
+    assert_eq!(again.id(), first.id.0);
+    let hosts = set([first.host, second.host, Device::from_object(device).unwrap().host]);
+    assert_eq!(hosts, set([1, 2, 3]));
+}
+
+#[tokio::test]
+async fn an_identity_cannot_move_to_another_site_or_principal() {
+    let db = Database::new().await;
+    let (office, plant) = (site("office"), site("plant"));
+    let mut to_office = token(TokenKind::Gateway, "office");
+    to_office.site = Some(office.id);
+    let mut to_plant = token(TokenKind::Gateway, "plant");
+    to_plant.site = Some(plant.id);
+    db.create([office.into(), plant.into(), to_office.clone().into(), to_plant.clone().into()]).await;
+    let identity = IdentityKey::generate().unwrap();
+    db.join(&to_office, &identity, "gw", gateway_hello()).await.unwrap();
+
+    let moved = db.join(&to_plant, &identity, "gw", gateway_hello()).await;
+
+    assert!(matches!(moved, Err(StorageError::OtherInstallation)));
+}
+
+#[tokio::test]
+async fn a_token_for_one_installation_is_refused_to_a_second() {
+    let db = Database::new().await;
+    let mut relays = token(TokenKind::Relay, "berlin");
+    relays.many = false;
+    db.create([Object::Token(relays.clone())]).await;
+    let [first, second] = [(); 2].map(|()| IdentityKey::generate().unwrap());
+
+    let joined = db.join(&relays, &first, "berlin-1", relay_hello()).await;
+    let refused = db.join(&relays, &second, "berlin-2", relay_hello()).await;
+    let again = db.join(&relays, &first, "berlin-1", relay_hello()).await;
+
+    assert_eq!(joined.unwrap().id(), again.unwrap().id());
+    assert!(matches!(refused, Err(StorageError::OtherInstallation)));
+}
+
+#[tokio::test]
+async fn a_token_of_another_kind_joins_nothing() {
+    let db = Database::new().await;
+    let ci = principal("ci");
+    let mut devices = token(TokenKind::ServiceAccount, "first");
+    devices.principal = Some(ci.id);
+    db.create([ci.into(), devices.clone().into()]).await;
+
+    let refused = db.join(&devices, &IdentityKey::generate().unwrap(), "gw", gateway_hello()).await;
+
+    assert!(matches!(refused, Err(StorageError::OtherInstallation)));
+}
+
+#[tokio::test]
+async fn an_ended_join_token_lets_nobody_new_in_but_keeps_those_that_are_in() {
+    let db = Database::new().await;
+    let office = site("office");
+    let mut gateways = token(TokenKind::Gateway, "office");
+    (gateways.site, gateways.expires_at) = (Some(office.id), Some(at("2026-11-24T13:00:00Z")));
+    db.create([office.into(), gateways.clone().into()]).await;
+    let [known, new] = [(); 2].map(|()| IdentityKey::generate().unwrap());
+    db.join(&gateways, &known, "gw", gateway_hello()).await.unwrap();
+
+    let join = |identity: &IdentityKey| {
+        let join = storage::Join {
+            token: gateways.clone(),
+            identity: identity.public(),
+            name: "gw".into(),
+            version: "0.1.0".into(),
+            role: gateway_hello(),
+        };
+        Write { at: at("2026-11-24T14:00:00Z"), ..write(db.account, vec![Op::Join(Box::new(join))]) }
+    };
+    let later = db.storage.commit(join(&known)).await;
+    let too_late = db.storage.commit(join(&new)).await;
+
+    assert!(later.is_ok());
+    assert!(matches!(too_late, Err(StorageError::NotFound { kind: Kind::Token, .. })));
+}
+
+#[tokio::test]
+async fn addresses_that_were_given_back_are_used_again_when_the_range_is_full() {
+    let db = Database::new().await;
+    let ci = principal("ci");
+    let mut devices = token(TokenKind::ServiceAccount, "first");
+    devices.principal = Some(ci.id);
+    db.create([ci.into(), devices.clone().into()]).await;
+    let mut hosts = Vec::new();
+    for name in ["a", "b", "c"] {
+        let device =
+            db.join(&devices, &IdentityKey::generate().unwrap(), name, client_hello()).await.unwrap();
+        hosts.push(Device::from_object(device).unwrap().host);
+    }
+    sqlx::query("INSERT INTO addresses (account, host) VALUES (?, ?)")
+        .bind(db.account.to_string())
+        .bind(i64::from(crate::model::MAX_HOST))
+        .execute(&db.storage.writer)
+        .await
+        .unwrap();
+
+    db.write(vec![Op::Delete(Kind::Device, Key::Name("b".into()))]).await.unwrap();
+    let next = db.join(&devices, &IdentityKey::generate().unwrap(), "d", client_hello()).await.unwrap();
+
+    assert_eq!(hosts, [1, 2, 3]);
+    assert_eq!(Device::from_object(next).unwrap().host, 2);
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_in_the_order_of_creation() {
+    let db = Database::new().await;
+    for name in ["a", "b", "c"] {
+        db.create([Object::Site(site(name))]).await;
+    }
+
+    let page = |after, limit| Page { after, limit, name: None };
+    let first = storage::list::<crate::model::Site>(&db.storage, db.account, page(None, 2)).await.unwrap();
+    let second = storage::list::<crate::model::Site>(&db.storage, db.account, page(Some(first[1].id.0), 2))
+        .await
+        .unwrap();
+
+    let names: Vec<_> = first.iter().chain(&second).map(|site| site.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused() {
+    let db = Database::new().await;
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'from the future', TRUE, x'00', 0)",
+    )
+    .execute(&db.storage.writer)
+    .await
+    .unwrap();
+    db.storage.close().await;
+
+    let opened = Sqlite::open(&db.directory.path().join("control.sqlite")).await;
+
+    assert!(matches!(opened, Err(StorageError::Migration(_))));
+}
+
+#[tokio::test]
+async fn a_database_that_exists_is_opened_again_with_everything_in_it() {
+    let db = Database::new().await;
+    one_of_each(&db).await;
+    let before = db.storage.everything(db.account).await.unwrap();
+    db.storage.close().await;
+
+    let opened = Sqlite::open(&db.directory.path().join("control.sqlite")).await.unwrap();
+
+    assert_eq!(opened.everything(db.account).await.unwrap().objects, before.objects);
+    assert_eq!(opened.accounts().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_log_forgets_its_oldest_rows_only() {
+    let db = Database::new().await;
+    let note = || {
+        Op::Note(Note {
+            action: "denied",
+            kind: Kind::Resource,
+            id: None,
+            name: None,
+            detail: json!({"n": 1}),
+        })
+    };
+    db.write((0..10).map(|_| note()).collect()).await.unwrap();
+    let last = db.storage.everything(db.account).await.unwrap().sequence;
+
+    db.storage.trim_log(3).await.unwrap();
+
+    let log = db.storage.log(db.account, 0, 100).await.unwrap();
+    assert_eq!(log.iter().map(|row| row.sequence).collect::<Vec<_>>(), [last - 2, last - 1, last]);
+}
