@@ -81,7 +81,13 @@ impl World {
 
     /// Everything up: configured, connected, and (when the plan allows it) granted on the first packet.
     pub fn start(plan: Plan) -> Result<Self> {
+        Self::start_on(plan, |_| Ok(()))
+    }
+
+    /// The same, with something changed on the ground before the programs start.
+    pub fn start_on(plan: Plan, change: impl FnOnce(&Ground) -> Result<()>) -> Result<Self> {
         let mut world = Self::lay_out(Lab::unique()?, plan)?;
+        change(&world.ground)?;
         world.start_control()?;
         world.configure()?;
         world.start_relay()?;

@@ -1,0 +1,35 @@
+//! A client behind a NAT reaches a resource behind another: first over the relay, then directly.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use integration_lab::{Nat, RouterPlan};
+use integration_scenarios::{Plan, World, addresses::WEB_NAME, steps};
+
+#[test]
+fn the_first_byte_comes_over_the_relay_and_then_the_path_is_direct() {
+    let mut world = World::start(Plan::default()).unwrap();
+
+    steps::relay_then_direct(&mut world).unwrap();
+    steps::transfer(&mut world).unwrap();
+}
+
+#[test]
+fn the_direct_path_needs_no_ipv6() {
+    let nat = RouterPlan { ipv6: false, ..Nat::PortRestricted.into() };
+    let mut world = World::start(Plan { nat, ..Plan::default() }).unwrap();
+
+    steps::relay_then_direct(&mut world).unwrap();
+}
+
+#[test]
+fn a_router_that_takes_early_packets_for_itself_costs_time_but_not_the_connection() {
+    let nat = RouterPlan { ipv6: false, ..Nat::Unfiltered.into() };
+    let world = World::start(Plan { nat, ..Plan::default() }).unwrap();
+
+    let page = world.curl(&["--max-time", "10", &format!("http://{WEB_NAME}/")]).unwrap();
+
+    assert!(page.stdout.contains("hello"), "{page:?}");
+    world.client().unwrap().wait_resource("wiki", "path", "direct", Duration::from_secs(90)).unwrap();
+}

@@ -1,0 +1,108 @@
+//! coturn's own client drives the relay: what a stranger's implementation understands is the protocol.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use integration_lab::{Host, Lab, Process, program, wait};
+
+/// A relay alone, with one static user, on both families.
+fn relay(host: &Host, more: &[&str]) -> Process {
+    let (state, run) =
+        (host.dir().join("state").display().to_string(), host.dir().join("run").display().to_string());
+    let relay = host
+        .launch("postern-relay", program("postern-relay").unwrap())
+        .args(["--standalone", "--static-user", "alice:wonderland"])
+        .args(["--listen", "203.0.113.20:3478", "--listen", "[2001:db8::20]:3478"])
+        .args(["--state-dir", &state, "--run-dir", &run, "--metrics-listen", "127.0.0.1:9462"])
+        .args(more)
+        .start()
+        .unwrap();
+    wait::until_true("the relay is ready", Duration::from_secs(10), || {
+        let url = "http://127.0.0.1:9462/readyz";
+        let done = host.try_run(&["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", url])?;
+        Ok(done.stdout == "200")
+    })
+    .unwrap();
+    relay
+}
+
+fn host() -> (Lab, Host) {
+    let lab = Lab::unique().unwrap();
+    let host = lab.host("internet").unwrap();
+    let other = lab.host("elsewhere").unwrap();
+    lab.link((&host, "wan"), (&other, "wan")).unwrap();
+    host.address("wan", &["203.0.113.20/24", "203.0.113.30/24", "2001:db8::20/64", "2001:db8::30/64"])
+        .unwrap();
+    (lab, host)
+}
+
+/// Ten clients in pairs send each other 20 messages through allocations; coturn's client counts what arrives.
+fn uclient(host: &Host, words: &str) -> (i32, String) {
+    let mut argv = vec!["turnutils_uclient"];
+    argv.extend(words.split_whitespace());
+    let done = host.try_run_for(&argv, Duration::from_secs(60)).unwrap();
+    (done.code, format!("{}{}", done.stdout, done.stderr))
+}
+
+fn nothing_lost(said: &str) -> bool {
+    said.lines().any(|line| line.contains("Total lost packets 0") && line.contains("total send dropped 0"))
+}
+
+#[test]
+fn channels_between_two_allocations_lose_nothing() {
+    let (_lab, host) = host();
+    let _relay = relay(&host, &["--allow-peer", "203.0.113.0/24"]);
+
+    let (code, said) = uclient(&host, "-y -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20");
+
+    assert_eq!(code, 0, "{said}");
+    assert!(nothing_lost(&said), "{said}");
+}
+
+#[test]
+fn send_indications_lose_nothing() {
+    let (_lab, host) = host();
+    let _relay = relay(&host, &["--allow-peer", "203.0.113.0/24"]);
+
+    let (code, said) =
+        uclient(&host, "-y -s -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20");
+
+    assert_eq!(code, 0, "{said}");
+    assert!(nothing_lost(&said), "{said}");
+}
+
+#[test]
+fn ipv6_allocations_work_alike() {
+    let (_lab, host) = host();
+    let _relay = relay(&host, &["--allow-peer", "2001:db8::/32"]);
+
+    let (code, said) =
+        uclient(&host, "-y -x -u alice -w wonderland -n 20 -m 4 -c -L 2001:db8::30 2001:db8::20");
+
+    assert_eq!(code, 0, "{said}");
+    assert!(nothing_lost(&said), "{said}");
+}
+
+#[test]
+fn a_wrong_password_allocates_nothing() {
+    let (_lab, host) = host();
+    let _relay = relay(&host, &["--allow-peer", "203.0.113.0/24"]);
+
+    let (code, said) =
+        uclient(&host, "-y -u alice -w looking-glass -n 2 -m 1 -c -L 203.0.113.30 203.0.113.20");
+
+    assert!(code != 0 || said.contains("401"), "{said}");
+    assert!(!nothing_lost(&said), "{said}");
+}
+
+#[test]
+fn peers_in_reserved_ranges_are_refused_unless_allowed() {
+    let (_lab, host) = host();
+    let _relay = relay(&host, &[]);
+
+    let (code, said) = uclient(&host, "-y -u alice -w wonderland -n 2 -m 1 -c -L 203.0.113.30 203.0.113.20");
+
+    assert!(code != 0 || said.contains("403"), "{said}");
+    assert!(!nothing_lost(&said), "{said}");
+}
