@@ -1,0 +1,38 @@
+//! Where packets and names meet the host: sockets, the TUN device, routes, the packet filter, DNS.
+//!
+//! What the packet lanes touch ([`LaneUdp`], [`LaneTun`]) is owned by the lane and shared on it; the actors only read.
+//! Everything else lives on the control lane and may wait.
+
+mod coalesce;
+mod drops;
+mod field;
+mod host_routes;
+mod lane_tun;
+mod lane_udp;
+mod marked;
+mod netlink;
+mod route_plan;
+mod routes;
+mod segment;
+#[cfg(test)]
+mod testing;
+mod tun_device;
+mod tun_open;
+mod udp_send;
+mod udp_socket;
+mod virtio;
+
+pub use drops::{EdgeDrop, EdgeDrops};
+pub use host_routes::{
+    AppliedRoutes, ROUTE_PROTOCOL, RoutesConfig, SOCKET_MARK, SOCKET_MARK_MASK, clean_routes,
+    clean_routes_blocking,
+};
+pub use lane_tun::{LaneTun, TUN_MTU, TunConfig, Written};
+pub use lane_udp::{LaneSockets, LaneUdp, OpenUdpError, SOCKET_BUFFER, Sent, UdpConfig};
+pub use marked::{connect_marked, udp_marked};
+pub use netlink::NetlinkError;
+pub use route_plan::{HostPlan, RouteRefusal};
+pub use routes::{KeptPlan, Routes, RoutesCommand};
+pub use tun_device::{PacketSink, TunCommand, TunDevice};
+pub use tun_open::{Offload, OpenTunError};
+pub use udp_socket::{Datagram, Demux, UdpCommand, UdpSocket};
