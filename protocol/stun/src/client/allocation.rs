@@ -1,0 +1,544 @@
+//! An allocation that we hold at a relay.
+//!
+//! The machine allocates with the relay's challenge, keeps the allocation, its permissions and its channels alive, and wraps
+//! and unwraps what passes. Its keep-alive is a Refresh: a relay that was restarted is noticed by its answer, and the NAT
+//! before us stays open.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use stun_types::attribute::{ErrorCode, Nonce, Realm, Username, XorMappedAddress};
+use stun_types::message::{Message, MessageClass, Method};
+use turn_types::attribute::{
+    AdditionalAddressFamily, ChannelNumber, Lifetime, RequestedAddressFamily, RequestedTransport,
+    XorPeerAddress, XorRelayedAddress,
+};
+use turn_types::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH};
+
+use super::data::{DropReason, NotWrapped, Received};
+use super::flight::{Flight, Overdue};
+use super::wishes::{Ask, Wishes};
+use super::{Event, Lost, Output, State};
+use crate::credentials::Credentials;
+use crate::key::{Algorithm, Key};
+use crate::relay::code;
+use crate::wire::{Draft, Families, Family, Kind, kind, plain, read, transaction};
+
+/// Fresh nonces in a row without an answer in between: a relay that never has enough.
+const MOST_STALE: u32 = 4;
+
+/// Times that something in the way is cleared: a late copy of our own Allocate can put it there again.
+const MOST_CLEARED: u32 = 3;
+
+/// What an allocation is made with.
+#[derive(Debug, Clone)]
+pub struct AllocationConfig {
+    /// Name and password; the allocation is refreshed with the ones that made it.
+    pub credentials: Credentials,
+    /// Which relayed addresses.
+    pub families: Families,
+    /// The lifetime to ask for; the relay may give another.
+    pub lifetime: Duration,
+    /// The interval of Refresh requests.
+    pub keepalive: Duration,
+}
+
+impl AllocationConfig {
+    /// Both families, 600 s (the default of RFC 8656 §3.2), a Refresh every 15 s (NAT bindings of UDP may end after 30).
+    pub fn new(credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            families: Families::Both,
+            lifetime: Duration::from_secs(600),
+            keepalive: Duration::from_secs(15),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Request {
+    Allocate,
+    /// Gives up what an earlier life of ours left on this five-tuple.
+    Clear,
+    Refresh,
+    Release,
+    Permit(Vec<IpAddr>),
+    Bind(SocketAddr, u16),
+}
+
+#[derive(Debug)]
+struct Session {
+    realm: String,
+    nonce: String,
+    key: Key,
+}
+
+/// The client's side of one allocation.
+#[derive(Debug)]
+pub struct AllocationClient {
+    config: AllocationConfig,
+    random: StdRng,
+    state: State,
+    session: Option<Session>,
+    flights: Vec<Flight<Request>>,
+    relayed: Vec<SocketAddr>,
+    mapped: Option<SocketAddr>,
+    until: Duration,
+    refresh_at: Duration,
+    cleared: u32,
+    stale: u32,
+    wishes: Wishes,
+    outputs: VecDeque<Output>,
+}
+
+impl AllocationClient {
+    /// Nothing is sent before [`Self::start`].
+    pub fn new(config: AllocationConfig, seed: [u8; 32]) -> Self {
+        Self {
+            config,
+            random: StdRng::from_seed(seed),
+            state: State::Idle,
+            session: None,
+            flights: Vec::new(),
+            relayed: Vec::new(),
+            mapped: None,
+            until: Duration::ZERO,
+            refresh_at: Duration::ZERO,
+            cleared: 0,
+            stale: 0,
+            wishes: Wishes::default(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Asks for an allocation, unless one is held or asked for.
+    pub fn start(&mut self, now: Duration) {
+        if self.state != State::Idle {
+            return;
+        }
+        self.state = State::Allocating;
+        self.session = None;
+        self.cleared = 0;
+        self.stale = 0;
+        self.send(Request::Allocate, now);
+    }
+
+    /// The credentials of the next [`Self::start`].
+    pub fn set_credentials(&mut self, credentials: Credentials) {
+        self.config.credentials = credentials;
+    }
+
+    /// Wants `peer` permitted, now and for as long as it is not forgotten.
+    pub fn permit(&mut self, peer: IpAddr, now: Duration) {
+        self.wishes.permit(peer);
+        self.pump(now);
+    }
+
+    /// Wants a channel for `peer` (and it permitted), now and for as long as it is not forgotten.
+    pub fn bind(&mut self, peer: SocketAddr, now: Duration) {
+        let peer = plain(peer);
+        if !self.wishes.bind(peer, now) {
+            self.event(Event::NotBound(peer, code::INSUFFICIENT_CAPACITY));
+        }
+        self.pump(now);
+    }
+
+    /// Refuses to send to `peer` from now on. The relay forgets it by itself within five minutes.
+    pub fn forget(&mut self, peer: IpAddr) {
+        self.wishes.forget(peer);
+    }
+
+    /// Asks the relay now whether it still holds the allocation.
+    pub fn check(&mut self, now: Duration) {
+        if self.state == State::Allocated {
+            self.refresh_at = now;
+            self.pump(now);
+        }
+    }
+
+    /// Gives the allocation up.
+    pub fn release(&mut self, now: Duration) {
+        match self.state {
+            State::Idle | State::Releasing => {}
+            State::Allocating if self.session.is_none() => self.lose(Lost::Released),
+            State::Allocating | State::Allocated => {
+                self.state = State::Releasing;
+                self.flights.clear();
+                self.send(Request::Release, now);
+            }
+        }
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The relayed addresses, at most one of each family.
+    pub fn relayed(&self) -> &[SocketAddr] {
+        &self.relayed
+    }
+
+    /// Our address as the relay saw it.
+    pub fn mapped(&self) -> Option<SocketAddr> {
+        self.mapped
+    }
+
+    /// Whether the relay has confirmed a permission for `peer`.
+    pub fn is_permitted(&self, peer: IpAddr) -> bool {
+        self.state == State::Allocated && self.wishes.is_permitted(peer)
+    }
+
+    /// The channel that the relay has confirmed for `peer`.
+    pub fn channel(&self, peer: SocketAddr) -> Option<u16> {
+        if self.state == State::Allocated { self.wishes.channel(plain(peer)) } else { None }
+    }
+
+    /// Appends one datagram for the relay that carries `payload` to `peer`.
+    ///
+    /// # Errors
+    /// When it cannot be carried; `out` is untouched then.
+    pub fn wrap(&mut self, peer: SocketAddr, payload: &[u8], out: &mut Vec<u8>) -> Result<(), NotWrapped> {
+        if self.state != State::Allocated {
+            return Err(NotWrapped::NotAllocated);
+        }
+        if !self.wishes.is_permitted(peer.ip()) {
+            return Err(NotWrapped::NotPermitted);
+        }
+        super::data::wrap(self.channel(peer), peer, payload, &mut self.random, out)
+    }
+
+    /// The peer and the place of its packet, if the datagram carries one.
+    pub fn unwrap(&self, datagram: &[u8]) -> Option<(SocketAddr, Range<usize>)> {
+        self.read_data(datagram).ok()
+    }
+
+    fn read_data(&self, datagram: &[u8]) -> Result<(SocketAddr, Range<usize>), DropReason> {
+        let held = self.state == State::Allocated;
+        match kind(datagram) {
+            Kind::ChannelData => {
+                let (channel, payload) =
+                    crate::channel::read_channel_header(datagram).ok_or(DropReason::Malformed)?;
+                let peer = self.wishes.peer(channel).filter(|_| held).ok_or(DropReason::UnknownChannel)?;
+                Ok((peer, payload))
+            }
+            Kind::Stun => {
+                let (peer, payload) = super::data::read_indication(datagram)?;
+                if held && self.wishes.knows(peer.ip()) {
+                    Ok((peer, payload))
+                } else {
+                    Err(DropReason::UnknownPeer)
+                }
+            }
+            Kind::Other => Err(DropReason::Malformed),
+        }
+    }
+
+    /// Takes a datagram that came from the relay.
+    pub fn handle_datagram(&mut self, datagram: &[u8], now: Duration) -> Received {
+        match self.read_data(datagram) {
+            Ok((peer, payload)) => return Received::Data { peer, payload },
+            // Not an indication: perhaps an answer.
+            Err(DropReason::Unexpected) => {}
+            Err(reason) => return Received::Dropped(reason),
+        }
+        let Some(message) = read(datagram) else { return Received::Dropped(DropReason::Malformed) };
+        match self.handle_answer(&message, now) {
+            Ok(()) => {
+                self.pump(now);
+                Received::Handled
+            }
+            Err(reason) => Received::Dropped(reason),
+        }
+    }
+
+    fn handle_answer(&mut self, message: &Message<'_>, now: Duration) -> Result<(), DropReason> {
+        let at = self
+            .flights
+            .iter()
+            .position(|f| f.id == message.transaction_id())
+            .ok_or(DropReason::Unexpected)?;
+        let flight = self.flights.get(at).ok_or(DropReason::Unexpected)?;
+        if !message.is_response() || message.method() != method(&flight.kind) {
+            return Err(DropReason::Unexpected);
+        }
+        let verified = self.session.as_ref().is_some_and(|session| session.key.verifies(message));
+        if message.has_class(MessageClass::Success) {
+            if !verified {
+                return Err(DropReason::Forged);
+            }
+            let flight = self.flights.remove(at);
+            self.stale = 0;
+            return self.handle_success(flight, message, now);
+        }
+        let error = message.attribute::<ErrorCode>().map_err(|_| DropReason::Malformed)?.code();
+        let challenge = matches!(error, code::UNAUTHENTICATED | code::STALE_NONCE);
+        // Before the challenge there is no key; a challenge never has an integrity.
+        if !verified && !challenge && self.session.is_some() {
+            return Err(DropReason::Forged);
+        }
+        let flight = self.flights.remove(at);
+        self.handle_error(flight.kind, error, message, now);
+        Ok(())
+    }
+
+    fn handle_success(
+        &mut self,
+        flight: Flight<Request>,
+        message: &Message<'_>,
+        now: Duration,
+    ) -> Result<(), DropReason> {
+        let lifetime = message.attribute::<Lifetime>().ok().map(|l| Duration::from_secs(l.seconds().into()));
+        let lifetime = lifetime.unwrap_or(self.config.lifetime);
+        match flight.kind {
+            Request::Allocate => {
+                let id = message.transaction_id();
+                let mapped =
+                    message.attribute::<XorMappedAddress>().map_err(|_| DropReason::Malformed)?.addr(id);
+                let nth = |n| message.nth_attribute::<XorRelayedAddress>(n).ok().map(|a| plain(a.addr(id)));
+                let relayed: Vec<SocketAddr> = (0..Family::ALL.len()).map_while(nth).collect();
+                if relayed.is_empty() {
+                    self.lose(Lost::Refused { code: 0 });
+                    return Err(DropReason::Malformed);
+                }
+                self.state = State::Allocated;
+                self.relayed.clone_from(&relayed);
+                self.mapped = Some(plain(mapped));
+                self.hold(lifetime, flight.first_sent, now);
+                let rtt = now.saturating_sub(flight.first_sent);
+                self.event(Event::Allocated { relayed, mapped: plain(mapped), rtt });
+            }
+            Request::Clear => self.send(Request::Allocate, now),
+            Request::Refresh => self.hold(lifetime, flight.first_sent, now),
+            Request::Release => self.lose(Lost::Released),
+            Request::Permit(peers) => {
+                for peer in peers {
+                    if self.wishes.permitted(peer, flight.first_sent) {
+                        self.event(Event::Permitted(peer));
+                    }
+                }
+            }
+            Request::Bind(peer, number) => {
+                if self.wishes.peer(number) == Some(peer)
+                    && let Some(number) = self.wishes.bound(peer, flight.first_sent)
+                {
+                    self.event(Event::Bound(peer, number));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, lifetime: Duration, sent: Duration, now: Duration) {
+        self.until = sent + lifetime;
+        self.refresh_at = now + self.config.keepalive.min(lifetime / 2);
+    }
+
+    fn handle_error(&mut self, request: Request, error: u16, message: &Message<'_>, now: Duration) {
+        match (error, &request) {
+            (_, Request::Release) => self.lose(Lost::Released),
+            (code::UNAUTHENTICATED, _) if self.session.is_some() => self.lose(Lost::Credentials),
+            (code::UNAUTHENTICATED | code::STALE_NONCE, _) => self.renew(request, message, now),
+            (code::WRONG_CREDENTIALS, Request::Clear) => {
+                self.lose(Lost::Refused { code: code::ALLOCATION_MISMATCH });
+            }
+            (code::WRONG_CREDENTIALS, _) => self.lose(Lost::Credentials),
+            (code::ALLOCATION_MISMATCH, Request::Allocate) if self.cleared < MOST_CLEARED => {
+                self.cleared += 1;
+                self.send(Request::Clear, now);
+            }
+            // What was in the way has ended by itself.
+            (code::ALLOCATION_MISMATCH, Request::Clear) => self.send(Request::Allocate, now),
+            (code, Request::Allocate | Request::Clear) => self.lose(Lost::Refused { code }),
+            (code::ALLOCATION_MISMATCH, Request::Refresh | Request::Permit(_) | Request::Bind(..)) => {
+                self.lose(Lost::Forgotten);
+            }
+            (code, Request::Refresh) => self.lose(Lost::Refused { code }),
+            (code, Request::Permit(peers)) => match peers.as_slice() {
+                [peer] => {
+                    let peer = *peer;
+                    self.wishes.forget(peer);
+                    self.event(Event::Refused { peer, code });
+                }
+                several => self.wishes.ask_alone(several),
+            },
+            (code, Request::Bind(peer, _)) => {
+                self.wishes.forget_channel(*peer);
+                self.event(Event::NotBound(*peer, code));
+            }
+        }
+    }
+
+    /// Takes realm and nonce of a challenge and sends the request again with them.
+    fn renew(&mut self, request: Request, message: &Message<'_>, now: Duration) {
+        let realm = message.attribute::<Realm>().ok().map(|r| r.realm().to_owned());
+        let nonce = message.attribute::<Nonce>().ok().map(|n| n.nonce().to_owned());
+        self.stale += 1;
+        let (Some(realm), Some(nonce)) = (realm, nonce) else {
+            return self.lose(Lost::Refused { code: code::BAD_REQUEST });
+        };
+        if self.stale > MOST_STALE {
+            return self.lose(Lost::Refused { code: code::STALE_NONCE });
+        }
+        let credentials = &self.config.credentials;
+        let (name, password) = (credentials.username(), credentials.expose_password());
+        let key = match self.session.take() {
+            Some(session) if session.realm == realm => session.key,
+            Some(_) | None => Key::long_term(name, &realm, password, Algorithm::Sha1),
+        };
+        self.session = Some(Session { realm, nonce, key });
+        self.send(request, now);
+    }
+
+    fn send(&mut self, request: Request, now: Duration) {
+        let id = transaction(&mut self.random);
+        let mut draft = Draft::new(MessageClass::Request, method(&request), id);
+        match &request {
+            Request::Allocate => {
+                draft = draft.with(&RequestedTransport::new(RequestedTransport::UDP));
+                draft = match self.config.families {
+                    Families::V4 => draft,
+                    Families::V6 => draft.with(&RequestedAddressFamily::new(Family::V6.to_codec())),
+                    Families::Both => draft.with(&AdditionalAddressFamily::new(Family::V6.to_codec())),
+                };
+                draft = draft.with(&seconds(self.config.lifetime));
+            }
+            Request::Refresh => draft = draft.with(&seconds(self.config.lifetime)),
+            Request::Clear | Request::Release => draft = draft.with(&seconds(Duration::ZERO)),
+            Request::Permit(peers) => {
+                for peer in peers {
+                    draft = draft.with(&XorPeerAddress::new(SocketAddr::new(*peer, 0), id));
+                }
+            }
+            Request::Bind(peer, number) => {
+                draft = draft.with(&ChannelNumber::new(*number)).with(&XorPeerAddress::new(*peer, id));
+            }
+        }
+        let bytes = match &self.session {
+            Some(session) => draft
+                .with_some(Username::new(self.config.credentials.username()).ok())
+                .with_some(Realm::new(&session.realm).ok())
+                .with_some(Nonce::new(&session.nonce).ok())
+                .sign(&session.key),
+            None => draft.finish(),
+        };
+        self.outputs.push_back(Output::Send(bytes.clone()));
+        self.flights.push(Flight::new(id, request, bytes, now));
+    }
+
+    /// Sends what is due.
+    fn pump(&mut self, now: Duration) {
+        if self.state != State::Allocated {
+            return;
+        }
+        let families: Vec<Family> = self.relayed.iter().map(|a| Family::of(a.ip())).collect();
+        for peer in self.wishes.take_unreachable(|peer| families.contains(&Family::of(peer))) {
+            self.event(Event::Refused { peer, code: code::PEER_FAMILY_MISMATCH });
+        }
+        if now >= self.refresh_at && !self.is_on_its_way(&Request::Refresh) {
+            self.send(Request::Refresh, now);
+        }
+        for ask in self.wishes.take_due(now) {
+            self.send(
+                match ask {
+                    Ask::Permit(peers) => Request::Permit(peers),
+                    Ask::Bind(peer, number) => Request::Bind(peer, number),
+                },
+                now,
+            );
+        }
+    }
+
+    fn is_on_its_way(&self, request: &Request) -> bool {
+        self.flights.iter().any(|flight| flight.kind == *request)
+    }
+
+    fn lose(&mut self, why: Lost) {
+        self.state = State::Idle;
+        self.session = None;
+        self.flights.clear();
+        self.relayed.clear();
+        self.mapped = None;
+        self.wishes.reset();
+        self.event(Event::Lost(why));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// What is to be done, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let flights = self.flights.iter().map(|flight| flight.due).min();
+        if self.state != State::Allocated {
+            return flights;
+        }
+        let refresh = (!self.is_on_its_way(&Request::Refresh)).then_some(self.refresh_at);
+        [flights, refresh, Some(self.until), self.wishes.next()].into_iter().flatten().min()
+    }
+
+    /// Sends again, gives up, refreshes, expires.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        let mut silent = Vec::new();
+        for flight in &mut self.flights {
+            match flight.overdue(now) {
+                Some(Overdue::Resend(bytes)) => self.outputs.push_back(Output::Send(bytes)),
+                Some(Overdue::GiveUp) => silent.push(flight.id),
+                None => {}
+            }
+        }
+        for id in silent {
+            if let Some(at) = self.flights.iter().position(|flight| flight.id == id) {
+                let flight = self.flights.remove(at);
+                self.handle_silence(flight.kind, now);
+            }
+        }
+        if self.state == State::Allocated && now >= self.until {
+            self.lose(Lost::Expired);
+        }
+        self.wishes.expire(now);
+        self.pump(now);
+    }
+
+    fn handle_silence(&mut self, request: Request, now: Duration) {
+        match request {
+            Request::Allocate | Request::Clear | Request::Refresh => self.lose(Lost::Unreachable),
+            Request::Release => self.lose(Lost::Released),
+            // Whether the relay is there at all, the Refresh finds out.
+            Request::Permit(peers) => {
+                self.wishes.ask_again(&peers, now);
+                self.refresh_at = now;
+            }
+            Request::Bind(peer, _) => {
+                self.wishes.bind_again(peer, now);
+                self.refresh_at = now;
+            }
+        }
+    }
+}
+
+fn method(request: &Request) -> Method {
+    match request {
+        Request::Allocate => ALLOCATE,
+        Request::Clear | Request::Refresh | Request::Release => REFRESH,
+        Request::Permit(_) => CREATE_PERMISSION,
+        Request::Bind(..) => CHANNEL_BIND,
+    }
+}
+
+fn seconds(duration: Duration) -> Lifetime {
+    Lifetime::new(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+#[path = "allocation_tests.rs"]
+mod tests;

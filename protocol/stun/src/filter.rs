@@ -1,0 +1,238 @@
+//! Whom a relay may send to.
+//!
+//! A TURN server without such a filter is a way into loopback, metadata services and the networks behind it. The filter
+//! stands on the one way by which a peer address comes in (permissions), and it sees an address in all its forms.
+//!
+//! Rules are prefixes; the most specific one decides. Of equally specific ones `deny` wins over `allow`, and both win over
+//! what is built in. So `--allow-peer 0.0.0.0/0` opens no metadata service by accident, and `--allow-peer 127.0.0.0/8`
+//! opens loopback on purpose.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::address::{Embedded, canonical, embedded};
+use crate::relay::Account;
+
+/// Why an address is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// A `deny` rule names it.
+    Denied,
+    /// `0.0.0.0/8`, `::`.
+    Unspecified,
+    /// The relay's host itself.
+    Loopback,
+    /// One link, no router.
+    LinkLocal,
+    /// A cloud's metadata service.
+    Metadata,
+    /// A group.
+    Multicast,
+    /// Everybody on a link.
+    Broadcast,
+    /// Documentation, benchmarks, or not assigned.
+    Reserved,
+    /// A private or shared range, and nobody of this account was seen there.
+    Private,
+    /// IPv4 in the clothes of IPv6 (`::ffff:a.b.c.d`): IPv4 peers have IPv4 addresses.
+    Disguised,
+}
+
+/// The filter's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// May be sent to.
+    Allowed,
+    /// One of the relay's own addresses: only other allocations there, and only inside the process.
+    InProcess,
+    /// May not be sent to.
+    Refused(Refusal),
+}
+
+/// How long a source address counts as seen: longer than any interval between two requests of a live allocation.
+const SEEN_FOR: Duration = Duration::from_secs(3600);
+
+/// Most source addresses remembered; beyond it the oldest is forgotten.
+const MOST_SEEN: usize = 16_384;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
+    BuiltIn,
+    Allow,
+    Deny,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rule {
+    prefix: IpNet,
+    origin: Origin,
+    /// `None` allows.
+    refusal: Option<Refusal>,
+}
+
+/// The canonicalising filter for peer addresses.
+#[derive(Debug)]
+pub struct PeerAddressFilter {
+    rules: Vec<Rule>,
+    own: Vec<IpAddr>,
+    seen: HashMap<(Account, IpAddr), Duration>,
+}
+
+impl PeerAddressFilter {
+    /// With the built-in rules, the operator's, and the relay's own addresses (local and public ones).
+    pub fn new(allow: &[IpNet], deny: &[IpNet], own: &[IpAddr]) -> Self {
+        let rule = |origin, refusal| move |prefix: &IpNet| Rule { prefix: prefix.trunc(), origin, refusal };
+        let mut rules = built_in();
+        rules.extend(allow.iter().map(rule(Origin::Allow, None)));
+        rules.extend(deny.iter().map(rule(Origin::Deny, Some(Refusal::Denied))));
+        Self { rules, own: own.iter().copied().map(canonical).collect(), seen: HashMap::new() }
+    }
+
+    /// Remembers where an authenticated request of `account` came from: that address may be a peer of the account,
+    /// private or not.
+    pub fn saw(&mut self, account: &Account, source: IpAddr, now: Duration) {
+        let source = canonical(source);
+        if self.judge_rules(source) != Err(Refusal::Private) {
+            return;
+        }
+        if self.seen.len() >= MOST_SEEN {
+            self.seen.retain(|_, at| now.saturating_sub(*at) < SEEN_FOR);
+        }
+        if self.seen.len() >= MOST_SEEN
+            && let Some(oldest) = self.seen.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone())
+        {
+            self.seen.remove(&oldest);
+        }
+        self.seen.insert((account.clone(), source), now);
+    }
+
+    /// Whether the address is one of the relay's own, in any form.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.own.contains(&canonical(address))
+    }
+
+    /// Whether `account` may send to `peer`.
+    pub fn judge(&self, peer: IpAddr, account: &Account, now: Duration) -> Verdict {
+        if self.own.contains(&peer) {
+            return Verdict::InProcess;
+        }
+        let carried = match peer {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => embedded(v6),
+        };
+        let refusal = match carried {
+            None => self.judge_one(peer, account, now),
+            Some(Embedded::Host(v4)) => {
+                // The reason of the address inside, if it has one, says more than the disguise.
+                self.judge_one(v4.into(), account, now).and(Err(Refusal::Disguised))
+            }
+            Some(Embedded::Translated(v4)) => {
+                self.judge_carried(v4, account, now).and_then(|()| self.judge_one(peer, account, now))
+            }
+            Some(Embedded::Teredo { server, client }) => self
+                .judge_carried(server, account, now)
+                .and_then(|()| self.judge_carried(client, account, now))
+                .and_then(|()| self.judge_one(peer, account, now)),
+        };
+        match refusal {
+            Ok(()) => Verdict::Allowed,
+            Err(refusal) => Verdict::Refused(refusal),
+        }
+    }
+
+    /// An address inside another: the relay's own must not be reached from outside by a detour.
+    fn judge_carried(&self, v4: Ipv4Addr, account: &Account, now: Duration) -> Result<(), Refusal> {
+        if self.own.contains(&v4.into()) {
+            return Err(Refusal::Loopback);
+        }
+        self.judge_one(v4.into(), account, now)
+    }
+
+    fn judge_one(&self, address: IpAddr, account: &Account, now: Duration) -> Result<(), Refusal> {
+        match self.judge_rules(address) {
+            Err(Refusal::Private) => {
+                let at = self.seen.get(&(account.clone(), address));
+                let fresh = at.is_some_and(|at| now.saturating_sub(*at) < SEEN_FOR);
+                if fresh { Ok(()) } else { Err(Refusal::Private) }
+            }
+            other => other,
+        }
+    }
+
+    fn judge_rules(&self, address: IpAddr) -> Result<(), Refusal> {
+        let decides = self
+            .rules
+            .iter()
+            .filter(|rule| rule.prefix.contains(&address))
+            .max_by_key(|rule| (rule.prefix.prefix_len(), rule.origin));
+        match decides.map(|rule| rule.refusal) {
+            Some(None) => Ok(()),
+            Some(Some(refusal)) => Err(refusal),
+            None => Err(Refusal::Reserved),
+        }
+    }
+}
+
+/// The IANA special-purpose registries (RFC 6890 and later entries), multicast, and the metadata services of clouds.
+fn built_in() -> Vec<Rule> {
+    let v4 = |a, b, c, d, len, refusal| (net4(Ipv4Addr::new(a, b, c, d), len), refusal);
+    let v6 = |segments: [u16; 8], len, refusal| (net6(Ipv6Addr::from(segments), len), refusal);
+    let table = [
+        v4(0, 0, 0, 0, 0, None),
+        v4(0, 0, 0, 0, 8, Some(Refusal::Unspecified)),
+        v4(10, 0, 0, 0, 8, Some(Refusal::Private)),
+        v4(100, 64, 0, 0, 10, Some(Refusal::Private)),
+        v4(127, 0, 0, 0, 8, Some(Refusal::Loopback)),
+        v4(169, 254, 0, 0, 16, Some(Refusal::LinkLocal)),
+        v4(172, 16, 0, 0, 12, Some(Refusal::Private)),
+        v4(192, 0, 0, 0, 24, Some(Refusal::Reserved)),
+        v4(192, 0, 2, 0, 24, Some(Refusal::Reserved)),
+        v4(192, 88, 99, 0, 24, Some(Refusal::Reserved)),
+        v4(192, 168, 0, 0, 16, Some(Refusal::Private)),
+        v4(198, 18, 0, 0, 15, Some(Refusal::Reserved)),
+        v4(198, 51, 100, 0, 24, Some(Refusal::Reserved)),
+        v4(203, 0, 113, 0, 24, Some(Refusal::Reserved)),
+        v4(224, 0, 0, 0, 4, Some(Refusal::Multicast)),
+        v4(240, 0, 0, 0, 4, Some(Refusal::Reserved)),
+        v4(255, 255, 255, 255, 32, Some(Refusal::Broadcast)),
+        v4(169, 254, 169, 254, 32, Some(Refusal::Metadata)),
+        v4(169, 254, 170, 2, 32, Some(Refusal::Metadata)),
+        v4(100, 100, 100, 200, 32, Some(Refusal::Metadata)),
+        v4(168, 63, 129, 16, 32, Some(Refusal::Metadata)),
+        v4(192, 0, 0, 192, 32, Some(Refusal::Metadata)),
+        // RFC 4291 §2.4: global unicast that is assigned at all is 2000::/3.
+        v6([0, 0, 0, 0, 0, 0, 0, 0], 0, Some(Refusal::Reserved)),
+        v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3, None),
+        v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, None),
+        v6([0, 0, 0, 0, 0, 0, 0, 0], 128, Some(Refusal::Unspecified)),
+        v6([0, 0, 0, 0, 0, 0, 0, 1], 128, Some(Refusal::Loopback)),
+        v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48, Some(Refusal::Reserved)),
+        v6([0x2001, 0x10, 0, 0, 0, 0, 0, 0], 28, Some(Refusal::Reserved)),
+        v6([0x2001, 0x20, 0, 0, 0, 0, 0, 0], 28, Some(Refusal::Reserved)),
+        v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32, Some(Refusal::Reserved)),
+        v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20, Some(Refusal::Reserved)),
+        v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7, Some(Refusal::Private)),
+        v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, Some(Refusal::LinkLocal)),
+        v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, Some(Refusal::Multicast)),
+        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32, Some(Refusal::Metadata)),
+        v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128, Some(Refusal::Metadata)),
+        v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128, Some(Refusal::Metadata)),
+    ];
+    table.into_iter().map(|(prefix, refusal)| Rule { prefix, origin: Origin::BuiltIn, refusal }).collect()
+}
+
+/// Prefixes of the table above are constants within bounds; one that was not would become a host prefix.
+fn net4(address: Ipv4Addr, len: u8) -> IpNet {
+    Ipv4Net::new(address, len).unwrap_or_else(|_| address.into()).into()
+}
+
+fn net6(address: Ipv6Addr, len: u8) -> IpNet {
+    Ipv6Net::new(address, len).unwrap_or_else(|_| address.into()).into()
+}
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;
