@@ -143,7 +143,7 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     SocketAddr::new(ip(DEVICE), port),
                     SocketAddr::new(ip(TARGETS[usize::from(to)]), wanted),
                 );
-                let passed = gateway.to_resource(packet(tcp, from, shown));
+                let passed = gateway.send_inward(packet(tcp, from, shown));
 
                 let expected = allows(&grants, gateway.now, shown.ip(), service(tcp, wanted));
                 prop_assert_eq!(passed.is_ok(), expected, "{} {:?}", shown, passed);
@@ -182,7 +182,7 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 if skew == 0 {
                     from.set_port(from.port() + 1);
                 }
-                let passed = gateway.to_device(packet(tcp, from, to));
+                let passed = gateway.send_outward(packet(tcp, from, to));
 
                 let known = flows.iter_mut().find(|f| f.alive && (f.tcp, f.real, f.outer) == (tcp, from, to));
                 prop_assert_eq!(passed.is_ok(), known.is_some(), "{} to {}: {:?}", from, to, passed);

@@ -12,11 +12,13 @@ use protocol_filter::{
 use protocol_packet::{Ip, TcpFlags};
 
 fn records(outputs: &[Output]) -> Vec<&FlowRecord> {
-    let record = |output| match output {
-        &Output::FlowEnded(ref record) => Some(record),
-        Output::ToPeer(_) | Output::ToResource(_) => None,
-    };
-    outputs.iter().filter_map(record).collect()
+    let mut records = vec![];
+    for output in outputs {
+        if let Output::FlowEnded(record) = output {
+            records.push(record);
+        }
+    }
+    records
 }
 
 fn wide() -> Vec<protocol_filter::GrantSpec> {
@@ -26,27 +28,27 @@ fn wide() -> Vec<protocol_filter::GrantSpec> {
 #[test]
 fn a_grant_that_ends_cuts_its_flow_at_that_moment() {
     let mut gateway = Gateway::with(vec![grant(1, cidr("10.0.0.0/8"), &[], secs(1010))]);
-    let sent = gateway.to_resource(datagram("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
+    let sent = gateway.send_inward(datagram("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
 
     gateway.wait_until(secs(1009));
-    assert!(gateway.to_device(answer_to(&sent)).is_ok());
+    assert!(gateway.send_outward(answer_to(&sent)).is_ok());
     assert_eq!(gateway.filter.poll_timeout(), Some(secs(1010)));
     gateway.wait_until(secs(1010));
 
     let outputs = gateway.outputs();
     assert_eq!(records(&outputs)[0].end, FlowEnd::GrantEnded);
-    assert_eq!(gateway.to_device(answer_to(&sent)), Err(Reason::NoFlow));
-    assert_eq!(gateway.to_resource(datagram("100.64.0.2:5000", "10.1.2.3:80")), Err(Reason::GrantEnded));
+    assert_eq!(gateway.send_outward(answer_to(&sent)), Err(Reason::NoFlow));
+    assert_eq!(gateway.send_inward(datagram("100.64.0.2:5000", "10.1.2.3:80")), Err(Reason::GrantEnded));
 }
 
 #[test]
 fn a_grant_that_ends_lets_nothing_pass_even_if_the_timer_is_late() {
     let mut gateway = Gateway::with(vec![grant(1, cidr("10.0.0.0/8"), &[], secs(1010))]);
-    let sent = gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
+    let sent = gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
     gateway.now = secs(1010);
 
-    assert_eq!(gateway.to_device(answer_to(&sent)), Err(Reason::FlowCut));
-    assert_eq!(gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:80")), Err(Reason::GrantEnded));
+    assert_eq!(gateway.send_outward(answer_to(&sent)), Err(Reason::FlowCut));
+    assert_eq!(gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:80")), Err(Reason::GrantEnded));
 
     let outputs = gateway.outputs();
     assert_eq!(records(&outputs).len(), 1);
@@ -59,13 +61,13 @@ fn a_flow_goes_on_by_another_grant_that_allows_it() {
         grant(1, cidr("10.1.0.0/16"), &[], secs(1010)),
         grant(2, cidr("10.0.0.0/8"), &[tcp_port(80)], FOREVER),
     ]);
-    let kept = gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
-    let lost = gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:81")).unwrap();
+    let kept = gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
+    let lost = gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:81")).unwrap();
 
     gateway.wait_until(secs(1020));
 
-    assert!(gateway.to_device(answer_to(&kept)).is_ok());
-    assert_eq!(gateway.to_device(answer_to(&lost)), Err(Reason::FlowCut));
+    assert!(gateway.send_outward(answer_to(&kept)).is_ok());
+    assert_eq!(gateway.send_outward(answer_to(&lost)), Err(Reason::FlowCut));
     let outputs = gateway.outputs();
     assert_eq!(records(&outputs).len(), 1);
     gateway.apply(vec![]);
@@ -76,16 +78,16 @@ fn a_flow_goes_on_by_another_grant_that_allows_it() {
 #[test]
 fn narrowed_filters_cut_only_what_they_no_longer_allow() {
     let mut gateway = Gateway::with(wide());
-    let web = gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
-    let ssh = gateway.to_resource(syn("100.64.0.2:5001", "10.1.2.3:22")).unwrap();
-    let dns = gateway.to_resource(datagram("100.64.0.2:5002", "10.1.2.3:53")).unwrap();
+    let web = gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
+    let ssh = gateway.send_inward(syn("100.64.0.2:5001", "10.1.2.3:22")).unwrap();
+    let dns = gateway.send_inward(datagram("100.64.0.2:5002", "10.1.2.3:53")).unwrap();
 
     let filters = [tcp_port(80), TrafficFilter::Udp { from: 53, to: 53 }];
     gateway.apply(vec![grant(1, cidr("10.0.0.0/8"), &filters, FOREVER)]);
 
-    assert!(gateway.to_device(answer_to(&web)).is_ok());
-    assert!(gateway.to_device(answer_to(&dns)).is_ok());
-    assert_eq!(gateway.to_device(answer_to(&ssh)), Err(Reason::FlowCut));
+    assert!(gateway.send_outward(answer_to(&web)).is_ok());
+    assert!(gateway.send_outward(answer_to(&dns)).is_ok());
+    assert_eq!(gateway.send_outward(answer_to(&ssh)), Err(Reason::FlowCut));
     let outputs = gateway.outputs();
     assert_eq!(records(&outputs).iter().map(|record| record.end).collect::<Vec<_>>(), [FlowEnd::Revoked]);
 }
@@ -93,29 +95,29 @@ fn narrowed_filters_cut_only_what_they_no_longer_allow() {
 #[test]
 fn a_mapped_address_that_becomes_another_name_does_not_carry_the_old_flow() {
     let mut gateway = Gateway::with(vec![grant(1, name("wiki", 1, &["10.0.0.5"]), &[], FOREVER)]);
-    let sent = gateway.to_resource(syn("100.64.0.2:5000", "100.96.0.1:80")).unwrap();
+    let sent = gateway.send_inward(syn("100.64.0.2:5000", "100.96.0.1:80")).unwrap();
 
     gateway.apply(vec![grant(2, name("git", 1, &["10.0.0.6"]), &[], FOREVER)]);
 
-    assert_eq!(gateway.to_device(answer_to(&sent)), Err(Reason::FlowCut));
+    assert_eq!(gateway.send_outward(answer_to(&sent)), Err(Reason::FlowCut));
 }
 
 #[test]
 fn a_revocation_stops_everything_until_the_next_table() {
     let mut gateway = Gateway::with(wide());
-    let sent = gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
+    let sent = gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
 
     gateway.filter.revoke(GrantVersion(5));
 
     assert_eq!(gateway.inward(&mut syn("100.64.0.2:5000", "10.1.2.3:80")), Verdict::Drop(Reason::Revoked));
-    assert_eq!(gateway.to_device(answer_to(&sent)), Err(Reason::Revoked));
+    assert_eq!(gateway.send_outward(answer_to(&sent)), Err(Reason::Revoked));
     let now = gateway.now;
     let older = PeerGrants::compile(GrantVersion(4), wide());
     assert_eq!(gateway.filter.apply(older, now), Applied::Stale, "older than the revocation");
     assert!(gateway.filter.is_blocked());
     let current = PeerGrants::compile(GrantVersion(5), wide());
     assert_eq!(gateway.filter.apply(current, now), Applied::InForce);
-    assert!(gateway.to_device(answer_to(&sent)).is_ok(), "the table that follows kept the flow");
+    assert!(gateway.send_outward(answer_to(&sent)).is_ok(), "the table that follows kept the flow");
     assert_eq!(gateway.outputs(), []);
 }
 
@@ -127,24 +129,24 @@ fn an_older_table_never_replaces_a_newer_one() {
     let older = PeerGrants::compile(GrantVersion(1), wide());
 
     assert_eq!(gateway.filter.apply(older, secs(1000)), Applied::Stale);
-    assert_eq!(gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:80")), Err(Reason::NoGrant));
+    assert_eq!(gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:80")), Err(Reason::NoGrant));
 }
 
 #[test]
 fn silence_ends_flows_at_their_time() {
     let mut gateway = Gateway::with(wide());
-    let unanswered = gateway.to_resource(datagram("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
-    let sent = gateway.to_resource(datagram("100.64.0.2:5001", "10.1.2.3:80")).unwrap();
-    gateway.to_device(answer_to(&sent)).unwrap();
-    let open = gateway.to_resource(syn("100.64.0.2:5002", "10.1.2.3:80")).unwrap();
-    gateway.to_device(answer_to(&open)).unwrap();
+    let unanswered = gateway.send_inward(datagram("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
+    let sent = gateway.send_inward(datagram("100.64.0.2:5001", "10.1.2.3:80")).unwrap();
+    gateway.send_outward(answer_to(&sent)).unwrap();
+    let open = gateway.send_inward(syn("100.64.0.2:5002", "10.1.2.3:80")).unwrap();
+    gateway.send_outward(answer_to(&open)).unwrap();
 
     gateway.wait_until(secs(1000 + 30));
-    assert_eq!(gateway.to_device(answer_to(&unanswered)), Err(Reason::NoFlow));
+    assert_eq!(gateway.send_outward(answer_to(&unanswered)), Err(Reason::NoFlow));
     gateway.wait_until(secs(1000 + 299));
-    assert!(gateway.to_device(answer_to(&sent)).is_ok(), "an answer starts its time anew");
+    assert!(gateway.send_outward(answer_to(&sent)).is_ok(), "an answer starts its time anew");
     gateway.wait_until(secs(1000 + 299 + 300));
-    assert_eq!(gateway.to_device(answer_to(&sent)), Err(Reason::NoFlow));
+    assert_eq!(gateway.send_outward(answer_to(&sent)), Err(Reason::NoFlow));
     gateway.wait_until(secs(1000 + 7439));
     assert_eq!(gateway.filter.flows(), 1);
     gateway.wait_until(secs(1000 + 7440));
@@ -161,11 +163,11 @@ fn a_connection_that_both_ends_closed_is_soon_forgotten() {
     let mut gateway = Gateway::with(wide());
     let (device, server) = (at("100.64.0.2:5000"), at("10.1.2.3:80"));
     let fin = TcpFlags::FIN.with(TcpFlags::ACK);
-    gateway.to_resource(segment(device, server, TcpFlags::SYN, (10, 0), b"")).unwrap();
-    gateway.to_device(segment(server, device, TcpFlags::SYN.with(TcpFlags::ACK), (90, 11), b"")).unwrap();
-    gateway.to_resource(segment(device, server, fin, (11, 91), b"bye")).unwrap();
-    gateway.to_device(segment(server, device, fin, (91, 15), b"")).unwrap();
-    gateway.to_resource(segment(device, server, TcpFlags::ACK, (15, 92), b"")).unwrap();
+    gateway.send_inward(segment(device, server, TcpFlags::SYN, (10, 0), b"")).unwrap();
+    gateway.send_outward(segment(server, device, TcpFlags::SYN.with(TcpFlags::ACK), (90, 11), b"")).unwrap();
+    gateway.send_inward(segment(device, server, fin, (11, 91), b"bye")).unwrap();
+    gateway.send_outward(segment(server, device, fin, (91, 15), b"")).unwrap();
+    gateway.send_inward(segment(device, server, TcpFlags::ACK, (15, 92), b"")).unwrap();
 
     gateway.wait_until(secs(1030));
 
@@ -182,10 +184,10 @@ fn a_connection_that_both_ends_closed_is_soon_forgotten() {
 fn a_new_connection_on_the_ports_of_a_closed_one_is_a_new_flow() {
     let mut gateway = Gateway::with(wide());
     let (device, server) = (at("100.64.0.2:5000"), at("10.1.2.3:80"));
-    gateway.to_resource(segment(device, server, TcpFlags::SYN, (10, 0), b"")).unwrap();
-    gateway.to_device(segment(server, device, TcpFlags::RST.with(TcpFlags::ACK), (0, 11), b"")).unwrap();
+    gateway.send_inward(segment(device, server, TcpFlags::SYN, (10, 0), b"")).unwrap();
+    gateway.send_outward(segment(server, device, TcpFlags::RST.with(TcpFlags::ACK), (0, 11), b"")).unwrap();
 
-    gateway.to_resource(segment(device, server, TcpFlags::SYN, (5000, 0), b"")).unwrap();
+    gateway.send_inward(segment(device, server, TcpFlags::SYN, (5000, 0), b"")).unwrap();
 
     let outputs = gateway.outputs();
     assert_eq!(records(&outputs)[0].end, FlowEnd::Closed);
@@ -195,8 +197,8 @@ fn a_new_connection_on_the_ports_of_a_closed_one_is_a_new_flow() {
 #[test]
 fn a_peer_that_is_gone_leaves_nothing() {
     let mut gateway = Gateway::with(wide());
-    gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
-    gateway.to_resource(ping(DEVICE, "10.1.2.3", 1)).unwrap();
+    gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
+    gateway.send_inward(ping(DEVICE, "10.1.2.3", 1)).unwrap();
 
     gateway.filter.close(secs(1001));
 
@@ -280,7 +282,7 @@ fn cut_after(numbers: (u32, u32), handshake: u8, steps: &[Step], collide: bool) 
         grant(2, wiki(&["10.0.0.5"]), &[], FOREVER),
     ]);
     if collide {
-        gateway.to_resource(syn("100.64.0.2:5000", "100.96.0.2:443")).unwrap();
+        gateway.send_inward(syn("100.64.0.2:5000", "100.96.0.2:443")).unwrap();
     }
     let (me, shown) = (at("100.64.0.2:5000"), at("100.96.0.1:443"));
     let mut device = End {
@@ -291,7 +293,7 @@ fn cut_after(numbers: (u32, u32), handshake: u8, steps: &[Step], collide: bool) 
         syn_sent: true,
         is_reset: false,
     };
-    let sent = gateway.to_resource(segment(me, shown, TcpFlags::SYN, (numbers.0, 0), b"")).unwrap();
+    let sent = gateway.send_inward(segment(me, shown, TcpFlags::SYN, (numbers.0, 0), b"")).unwrap();
     let (outer, real) = ends(&sent);
     assert_eq!(collide, outer.port() != 5000);
     let mut server = End {
@@ -305,7 +307,7 @@ fn cut_after(numbers: (u32, u32), handshake: u8, steps: &[Step], collide: bool) 
     if handshake > 0 {
         let syn_ack = TcpFlags::SYN.with(TcpFlags::ACK);
         let answer = segment(real, outer, syn_ack, (numbers.1, server.expects), b"");
-        let seen = gateway.to_device(answer).unwrap();
+        let seen = gateway.send_outward(answer).unwrap();
         if handshake > 1 {
             device.receive(&seen);
         }
@@ -314,13 +316,13 @@ fn cut_after(numbers: (u32, u32), handshake: u8, steps: &[Step], collide: bool) 
         for step in steps {
             if step.from_device {
                 let packet = device.data(step.length);
-                let passed = gateway.to_resource(packet).unwrap();
+                let passed = gateway.send_inward(packet).unwrap();
                 if !step.lost {
                     server.receive(&passed);
                 }
             } else {
                 let packet = server.data(step.length);
-                let passed = gateway.to_device(packet).unwrap();
+                let passed = gateway.send_outward(packet).unwrap();
                 if !step.lost {
                     device.receive(&passed);
                 }
@@ -354,6 +356,28 @@ fn cut_after(numbers: (u32, u32), handshake: u8, steps: &[Step], collide: bool) 
         }
     }
     (device, server, challenges)
+}
+
+#[test]
+fn an_end_that_acknowledged_less_than_was_sent_to_it_is_reset_where_it_is() {
+    let mut gateway = Gateway::with(wide());
+    let (device, server) = (at("100.64.0.2:5000"), at("10.1.2.3:80"));
+    gateway.send_inward(segment(device, server, TcpFlags::ACK, (100, 900), b"")).unwrap();
+    gateway.send_outward(segment(server, device, TcpFlags::ACK, (900, 100), b"lost")).unwrap();
+    gateway.send_inward(segment(device, server, TcpFlags::ACK, (100, 900), b"lost too")).unwrap();
+
+    gateway.apply(vec![]);
+
+    let (mut to_device, mut to_server) = (vec![], vec![]);
+    for output in gateway.outputs() {
+        match output {
+            Output::ToPeer(packet) => to_device.push(headers(&packet).tcp().unwrap().sequence),
+            Output::ToResource(packet) => to_server.push(headers(&packet).tcp().unwrap().sequence),
+            Output::FlowEnded(_) => {}
+        }
+    }
+    assert_eq!(to_device, [904, 900]);
+    assert_eq!(to_server, [108, 100]);
 }
 
 proptest! {

@@ -15,8 +15,8 @@ use protocol_packet::{IcmpError, Ip, Malformed, TcpFlags, icmp_error};
 fn a_granted_destination_is_reached_and_answers() {
     let mut gateway = Gateway::with(vec![grant(1, cidr("10.1.0.0/16"), &[], FOREVER)]);
 
-    let sent = gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
-    let answer = gateway.to_device(answer_to(&sent)).unwrap();
+    let sent = gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
+    let answer = gateway.send_outward(answer_to(&sent)).unwrap();
 
     assert_eq!(ends(&answer), (at("10.1.2.3:80"), at("100.64.0.2:5000")));
 }
@@ -59,12 +59,12 @@ fn ports_and_protocols_outside_the_filters_are_refused() {
     let filters = [TrafficFilter::Tcp { from: 80, to: 90 }, TrafficFilter::Udp { from: 53, to: 53 }];
     let mut gateway = Gateway::with(vec![grant(1, cidr("10.0.0.0/8"), &filters, FOREVER)]);
 
-    assert!(gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:90")).is_ok());
-    assert!(gateway.to_resource(datagram("100.64.0.2:5000", "10.1.2.3:53")).is_ok());
-    assert_eq!(gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:91")), Err(Reason::Filtered));
-    assert_eq!(gateway.to_resource(datagram("100.64.0.2:5000", "10.1.2.3:80")), Err(Reason::Filtered));
-    assert_eq!(gateway.to_resource(ping(DEVICE, "10.1.2.3", 1)), Err(Reason::Filtered));
-    assert_eq!(gateway.to_resource(syn("100.64.0.2:5000", "11.1.2.3:90")), Err(Reason::NoGrant));
+    assert!(gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:90")).is_ok());
+    assert!(gateway.send_inward(datagram("100.64.0.2:5000", "10.1.2.3:53")).is_ok());
+    assert_eq!(gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:91")), Err(Reason::Filtered));
+    assert_eq!(gateway.send_inward(datagram("100.64.0.2:5000", "10.1.2.3:80")), Err(Reason::Filtered));
+    assert_eq!(gateway.send_inward(ping(DEVICE, "10.1.2.3", 1)), Err(Reason::Filtered));
+    assert_eq!(gateway.send_inward(syn("100.64.0.2:5000", "11.1.2.3:90")), Err(Reason::NoGrant));
 }
 
 #[test]
@@ -74,9 +74,9 @@ fn a_wider_grant_allows_what_a_narrower_one_filters() {
         grant(2, cidr("10.0.0.0/8"), &[tcp_port(80)], FOREVER),
     ]);
 
-    assert!(gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:22")).is_ok());
-    assert!(gateway.to_resource(syn("100.64.0.2:5001", "10.1.2.3:80")).is_ok());
-    assert_eq!(gateway.to_resource(syn("100.64.0.2:5002", "10.1.2.3:81")), Err(Reason::Filtered));
+    assert!(gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:22")).is_ok());
+    assert!(gateway.send_inward(syn("100.64.0.2:5001", "10.1.2.3:80")).is_ok());
+    assert_eq!(gateway.send_inward(syn("100.64.0.2:5002", "10.1.2.3:81")), Err(Reason::Filtered));
 }
 
 #[test]
@@ -102,16 +102,16 @@ fn forbidden_addresses_are_reached_only_by_their_exact_name() {
     for (source, targets) in [("100.64.0.2:5000", forbidden), ("[fd70:6f73:7401::2]:5000", forbidden_v6)] {
         for target in targets {
             let mut gateway = Gateway::with(everything());
-            assert_eq!(gateway.to_resource(syn(source, target)), Err(Reason::Forbidden), "{target}");
+            assert_eq!(gateway.send_inward(syn(source, target)), Err(Reason::Forbidden), "{target}");
 
             let mut grants = everything();
             grants.push(grant(3, Destination::Ip(at(target).ip()), &[], FOREVER));
             let mut gateway = Gateway::with(grants);
-            assert!(gateway.to_resource(syn(source, target)).is_ok(), "{target}");
+            assert!(gateway.send_inward(syn(source, target)).is_ok(), "{target}");
         }
     }
     let mut gateway = Gateway::with(everything());
-    assert!(gateway.to_resource(syn("100.64.0.2:5000", "8.8.8.8:80")).is_ok());
+    assert!(gateway.send_inward(syn("100.64.0.2:5000", "8.8.8.8:80")).is_ok());
 }
 
 #[test]
@@ -127,11 +127,11 @@ fn multicast_is_dropped_without_an_answer() {
 fn a_name_never_leads_to_a_forbidden_address() {
     let real = ["127.0.0.1", "169.254.169.254", "192.0.2.1"];
     let mut gateway = Gateway::with(vec![grant(1, wiki(&real), &[], FOREVER)]);
-    assert_eq!(gateway.to_resource(syn("100.64.0.2:5000", "100.96.0.1:80")), Err(Reason::Forbidden));
+    assert_eq!(gateway.send_inward(syn("100.64.0.2:5000", "100.96.0.1:80")), Err(Reason::Forbidden));
 
     gateway.apply(vec![grant(1, wiki(&["127.0.0.1", "10.0.0.5"]), &[], FOREVER)]);
     for port in 5000..5050 {
-        let sent = gateway.to_resource(syn(&format!("100.64.0.2:{port}"), "100.96.0.1:80")).unwrap();
+        let sent = gateway.send_inward(syn(&format!("100.64.0.2:{port}"), "100.96.0.1:80")).unwrap();
         assert_eq!(headers(&sent).destination, ip("10.0.0.5"));
     }
 }
@@ -156,8 +156,8 @@ fn nothing_outside_the_ceiling_is_reached() {
 #[test]
 fn the_resource_side_begins_nothing() {
     let mut gateway = Gateway::with(vec![grant(1, cidr("10.0.0.0/8"), &[], FOREVER)]);
-    gateway.to_resource(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
-    gateway.to_resource(ping(DEVICE, "10.1.2.3", 7)).unwrap();
+    gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
+    gateway.send_inward(ping(DEVICE, "10.1.2.3", 7)).unwrap();
 
     for packet in [
         syn("10.1.2.3:80", "100.64.0.2:5001"),
@@ -166,10 +166,10 @@ fn the_resource_side_begins_nothing() {
         datagram("10.1.2.3:80", "100.64.0.2:5000"),
         ping("10.1.2.3", DEVICE, 7),
     ] {
-        assert_eq!(gateway.to_device(packet), Err(Reason::NoFlow));
+        assert_eq!(gateway.send_outward(packet), Err(Reason::NoFlow));
     }
     assert_eq!(
-        gateway.to_device(syn("10.1.2.3:80", "100.64.0.9:5000")),
+        gateway.send_outward(syn("10.1.2.3:80", "100.64.0.9:5000")),
         Err(Reason::NotForPeer),
         "another peer's address"
     );
@@ -179,12 +179,12 @@ fn the_resource_side_begins_nothing() {
 fn ping_passes_and_its_reply_too() {
     let mut gateway = Gateway::with(vec![grant(1, wiki(&["10.0.0.5"]), &[TrafficFilter::Icmp], FOREVER)]);
 
-    let sent = gateway.to_resource(ping(DEVICE, "100.96.0.1", 77)).unwrap();
-    let reply = gateway.to_device(pong(&sent)).unwrap();
+    let sent = gateway.send_inward(ping(DEVICE, "100.96.0.1", 77)).unwrap();
+    let reply = gateway.send_outward(pong(&sent)).unwrap();
 
     assert_eq!(headers(&sent).destination, ip("10.0.0.5"));
     assert_eq!(headers(&reply).source, ip("100.96.0.1"));
-    assert_eq!(gateway.to_device(pong(&ping(DEVICE, "10.0.0.5", 78))), Err(Reason::NoFlow));
+    assert_eq!(gateway.send_outward(pong(&ping(DEVICE, "10.0.0.5", 78))), Err(Reason::NoFlow));
 }
 
 #[test]
@@ -196,8 +196,8 @@ fn other_protocols_are_not_carried() {
     let sum = protocol_packet::Sum::new().bytes(&gre[..20]).finish();
     gre[10..12].copy_from_slice(&sum.to_be_bytes());
 
-    assert_eq!(gateway.to_resource(gre), Err(Reason::NotCarried));
-    assert_eq!(gateway.to_resource(pong(&ping("10.1.2.3", DEVICE, 1))), Err(Reason::NotCarried));
+    assert_eq!(gateway.send_inward(gre), Err(Reason::NotCarried));
+    assert_eq!(gateway.send_inward(pong(&ping("10.1.2.3", DEVICE, 1))), Err(Reason::NotCarried));
 }
 
 #[test]
@@ -268,11 +268,11 @@ fn an_error_about_a_live_flow_reaches_the_device_in_its_own_terms() {
     ] {
         let mut gateway = Gateway::with(vec![grant(1, wiki(&[real]), &[], FOREVER)]);
         let original = datagram(device, mapped);
-        let sent = gateway.to_resource(original.clone()).unwrap();
+        let sent = gateway.send_inward(original.clone()).unwrap();
         let error =
             built(|out| icmp_error(out, &sent, &headers(&sent), IcmpError::TooBig { mtu: 1300 }, ip(router)));
 
-        let seen = gateway.to_device(error).unwrap();
+        let seen = gateway.send_outward(error).unwrap();
 
         let parsed = Ip::parse(&seen).unwrap();
         assert_eq!(parsed.payload(), &original[..], "the quote is what the device sent");
@@ -284,12 +284,12 @@ fn an_error_about_a_live_flow_reaches_the_device_in_its_own_terms() {
 #[test]
 fn an_error_of_the_device_reaches_the_resource_in_its_own_terms() {
     let mut gateway = Gateway::with(vec![grant(1, wiki(&["10.0.0.5"]), &[], FOREVER)]);
-    let sent = gateway.to_resource(datagram("100.64.0.2:5000", "100.96.0.1:80")).unwrap();
+    let sent = gateway.send_inward(datagram("100.64.0.2:5000", "100.96.0.1:80")).unwrap();
     let answer = answer_to(&sent);
-    let seen = gateway.to_device(answer.clone()).unwrap();
+    let seen = gateway.send_outward(answer.clone()).unwrap();
     let error = built(|out| icmp_error(out, &seen, &headers(&seen), IcmpError::PortUnreachable, ip(DEVICE)));
 
-    let told = gateway.to_resource(error).unwrap();
+    let told = gateway.send_inward(error).unwrap();
 
     let parsed = Ip::parse(&told).unwrap();
     assert_eq!(parsed.destination, ip("10.0.0.5"));
@@ -299,14 +299,14 @@ fn an_error_of_the_device_reaches_the_resource_in_its_own_terms() {
 #[test]
 fn errors_about_anything_else_are_dropped() {
     let mut gateway = Gateway::with(vec![grant(1, cidr("10.0.0.0/8"), &[], FOREVER)]);
-    let sent = gateway.to_resource(datagram("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
+    let sent = gateway.send_inward(datagram("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
     let about = |packet: &[u8], from: &str| {
         built(|out| icmp_error(out, packet, &headers(packet), IcmpError::PortUnreachable, ip(from)))
     };
 
     // About another port, and about a packet that the device never sent.
     let other = about(&datagram("100.64.0.2:5001", "10.1.2.3:80"), "10.1.2.3");
-    assert_eq!(gateway.to_device(other), Err(Reason::UnknownQuote));
+    assert_eq!(gateway.send_outward(other), Err(Reason::UnknownQuote));
     // From the device about a packet of another resource, sent to a third one.
     let answer = answer_to(&sent);
     let mut misled = about(&answer, DEVICE);
@@ -314,13 +314,34 @@ fn errors_about_anything_else_are_dropped() {
     let change =
         protocol_packet::Rewrite { destination: Some(ip("10.7.7.7")), ..protocol_packet::Rewrite::default() };
     outer.rewrite(&mut misled, &change, protocol_packet::Checksum::Full).unwrap();
-    assert_eq!(gateway.to_resource(misled), Err(Reason::UnknownQuote));
+    assert_eq!(gateway.send_inward(misled), Err(Reason::UnknownQuote));
     // From the device about a flow that it does not have.
     let unknown = about(&datagram("10.1.2.3:81", "100.64.0.2:5000"), DEVICE);
-    assert_eq!(gateway.to_resource(unknown), Err(Reason::UnknownQuote));
+    assert_eq!(gateway.send_inward(unknown), Err(Reason::UnknownQuote));
     // The real ones pass.
-    assert!(gateway.to_device(about(&sent, "10.1.2.3")).is_ok());
-    assert!(gateway.to_resource(about(&answer, DEVICE)).is_ok());
+    assert!(gateway.send_outward(about(&sent, "10.1.2.3")).is_ok());
+    assert!(gateway.send_inward(about(&answer, DEVICE)).is_ok());
+}
+
+#[test]
+fn an_error_about_one_inner_address_does_not_reach_another() {
+    let (first, second) = (ip(DEVICE), ip("100.64.0.3"));
+    let mut filter = PeerFilter::new(vec![first, second], rules(), 1);
+    let grants = vec![grant(1, cidr("10.0.0.0/8"), &[], FOREVER)];
+    filter.apply(PeerGrants::compile(GrantVersion(1), grants), secs(1));
+    let mut out = ReplyBuf::new();
+    let mut sent = datagram("100.64.0.2:5000", "10.1.2.3:80");
+    let verdict = filter.inward(&mut sent, Offload::default(), secs(1), &mut out);
+    assert!(matches!(verdict, Verdict::Forward { .. }));
+    let mut error =
+        built(|out| icmp_error(out, &sent, &headers(&sent), IcmpError::PortUnreachable, ip("10.1.2.3")));
+    let outer = headers(&error);
+    let change = protocol_packet::Rewrite { destination: Some(second), ..Default::default() };
+    outer.rewrite(&mut error, &change, protocol_packet::Checksum::Full).unwrap();
+
+    let verdict = filter.outward(&mut error, Offload::default(), secs(1), &mut out);
+
+    assert_eq!(verdict, Verdict::Drop(Reason::UnknownQuote));
 }
 
 #[test]

@@ -23,15 +23,15 @@ fn two_names_on_one_server() -> Vec<GrantSpec> {
 fn two_names_on_one_server_do_not_collide() {
     let mut gateway = Gateway::with(two_names_on_one_server());
 
-    let wiki = gateway.to_resource(syn("100.64.0.2:5000", "100.96.0.1:443")).unwrap();
-    let git = gateway.to_resource(syn("100.64.0.2:5000", "100.96.0.2:443")).unwrap();
-    let direct = gateway.to_resource(syn("100.64.0.2:5000", "10.0.0.5:443")).unwrap();
+    let wiki = gateway.send_inward(syn("100.64.0.2:5000", "100.96.0.1:443")).unwrap();
+    let git = gateway.send_inward(syn("100.64.0.2:5000", "100.96.0.2:443")).unwrap();
+    let direct = gateway.send_inward(syn("100.64.0.2:5000", "10.0.0.5:443")).unwrap();
 
     let seen: HashSet<_> = [&wiki, &git, &direct].map(|packet| ends(packet)).into_iter().collect();
     assert_eq!(seen.len(), 3, "the server can tell them apart");
     assert_eq!(ends(&wiki), (at("100.64.0.2:5000"), at("10.0.0.5:443")), "the first keeps its port");
     for (sent, shown) in [(&wiki, "100.96.0.1:443"), (&git, "100.96.0.2:443"), (&direct, "10.0.0.5:443")] {
-        let answer = gateway.to_device(answer_to(sent)).unwrap();
+        let answer = gateway.send_outward(answer_to(sent)).unwrap();
         assert_eq!(ends(&answer), (at(shown), at("100.64.0.2:5000")));
     }
 }
@@ -40,11 +40,11 @@ fn two_names_on_one_server_do_not_collide() {
 fn two_pings_with_one_identifier_do_not_collide() {
     let mut gateway = Gateway::with(two_names_on_one_server());
 
-    let wiki = gateway.to_resource(ping(DEVICE, "100.96.0.1", 9)).unwrap();
-    let git = gateway.to_resource(ping(DEVICE, "100.96.0.2", 9)).unwrap();
+    let wiki = gateway.send_inward(ping(DEVICE, "100.96.0.1", 9)).unwrap();
+    let git = gateway.send_inward(ping(DEVICE, "100.96.0.2", 9)).unwrap();
 
     for (sent, shown) in [(&wiki, "100.96.0.1"), (&git, "100.96.0.2")] {
-        let reply = gateway.to_device(pong(sent)).unwrap();
+        let reply = gateway.send_outward(pong(sent)).unwrap();
         assert_eq!(reply, pong(&ping(DEVICE, shown, 9)));
     }
 }
@@ -52,13 +52,13 @@ fn two_pings_with_one_identifier_do_not_collide() {
 #[test]
 fn a_flow_keeps_its_server_when_the_name_gets_others() {
     let mut gateway = Gateway::with(vec![grant(1, wiki(&["10.0.0.5"]), &[], FOREVER)]);
-    gateway.to_resource(syn("100.64.0.2:5000", "100.96.0.1:443")).unwrap();
+    gateway.send_inward(syn("100.64.0.2:5000", "100.96.0.1:443")).unwrap();
 
     gateway.apply(vec![grant(1, wiki(&["10.0.0.6"]), &[], FOREVER)]);
 
     let packet = segment(at("100.64.0.2:5000"), at("100.96.0.1:443"), TcpFlags::ACK, (1001, 1), b"x");
-    assert_eq!(headers(&gateway.to_resource(packet).unwrap()).destination, ip("10.0.0.5"));
-    let fresh = gateway.to_resource(syn("100.64.0.2:5001", "100.96.0.1:443")).unwrap();
+    assert_eq!(headers(&gateway.send_inward(packet).unwrap()).destination, ip("10.0.0.5"));
+    let fresh = gateway.send_inward(syn("100.64.0.2:5001", "100.96.0.1:443")).unwrap();
     assert_eq!(headers(&fresh).destination, ip("10.0.0.6"));
     assert_eq!(gateway.outputs(), []);
 }
@@ -70,7 +70,7 @@ fn connections_spread_over_servers_and_find_theirs_again_after_a_restart() {
         let mut gateway = Gateway::with(vec![grant(1, wiki(servers), &[], FOREVER)]);
         (5000..5200u16)
             .map(|port| {
-                let sent = gateway.to_resource(syn(&format!("100.64.0.2:{port}"), "100.96.0.1:443")).unwrap();
+                let sent = gateway.send_inward(syn(&format!("100.64.0.2:{port}"), "100.96.0.1:443")).unwrap();
                 (port, headers(&sent).destination)
             })
             .collect::<HashMap<_, _>>()
@@ -167,11 +167,11 @@ proptest! {
 
         for sent in flows {
             let original = packet_of(sent);
-            let translated = gateway.to_resource(original.clone()).unwrap();
+            let translated = gateway.send_inward(original.clone()).unwrap();
             let parsed = Ip::parse(&translated).unwrap();
 
             let reply = |packet: &[u8]| if sent.protocol == 2 { pong(packet) } else { answer_to(packet) };
-            let back = gateway.to_device(reply(&translated)).unwrap();
+            let back = gateway.send_outward(reply(&translated)).unwrap();
             prop_assert_eq!(back, reply(&original));
 
             // The server sees each flow as one of its own.

@@ -102,13 +102,13 @@ impl Gateway {
     }
 
     /// Sends a packet of the device; gives what reaches the resource.
-    pub fn to_resource(&mut self, mut packet: Vec<u8>) -> Result<Vec<u8>, Reason> {
+    pub fn send_inward(&mut self, mut packet: Vec<u8>) -> Result<Vec<u8>, Reason> {
         let verdict = self.inward(&mut packet);
         passed(packet, verdict)
     }
 
     /// Sends a packet of the resource; gives what reaches the device.
-    pub fn to_device(&mut self, mut packet: Vec<u8>) -> Result<Vec<u8>, Reason> {
+    pub fn send_outward(&mut self, mut packet: Vec<u8>) -> Result<Vec<u8>, Reason> {
         let verdict = self.outward(&mut packet);
         passed(packet, verdict)
     }

@@ -34,7 +34,16 @@ pub fn carried() -> impl Strategy<Value = Carried> {
 
 /// A valid packet.
 pub fn packet() -> impl Strategy<Value = Vec<u8>> {
-    (two_addresses(), carried(), 1u16.., 1u16.., any::<u32>(), proptest::collection::vec(any::<u8>(), 0..90))
+    carrying(carried())
+}
+
+/// A valid TCP segment, half of them SYN.
+pub fn tcp_packet() -> impl Strategy<Value = Vec<u8>> {
+    carrying(any::<bool>().prop_map(|syn| Carried::Tcp { syn }))
+}
+
+fn carrying(carried: impl Strategy<Value = Carried>) -> impl Strategy<Value = Vec<u8>> {
+    (two_addresses(), carried, 1u16.., 1u16.., any::<u32>(), proptest::collection::vec(any::<u8>(), 0..90))
         .prop_map(|((source, destination), carried, source_port, destination_port, sequence, payload)| {
             let mut out = vec![0u8; 256];
             let (from, to) =
