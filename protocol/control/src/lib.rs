@@ -16,6 +16,7 @@ pub use access::*;
 pub use backoff::Backoff;
 pub use codec::*;
 pub use messages::*;
+pub use protocol_filter::{GrantVersion, TrafficFilter};
 pub use session::*;
 
 /// Decodes whatever comes as both directions' frames; for fuzzing.

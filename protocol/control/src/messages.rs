@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use protocol_identity::{
     AccountId, DeviceId, GatewayId, GrantId, IdentityPublic, PolicyId, RelayId, ResourceId, Signature,
 };
+use protocol_filter::{GrantVersion, TrafficFilter};
 use serde::{Deserialize, Serialize};
 
 use crate::access::{Answer, Candidate, InnerAddresses, MappedName, Offer};
@@ -39,33 +40,6 @@ mod secret {
     }
 }
 pub use secret::Secret;
-
-/// Counts up with every change of a device's grants at a gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct GrantVersion(pub u64);
-
-/// Traffic that a resource lets through. An empty list means TCP, UDP and ICMP echo on every port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TrafficFilter {
-    /// TCP to ports `from..=to`.
-    Tcp {
-        /// First port.
-        from: u16,
-        /// Last port.
-        to: u16,
-    },
-    /// UDP to ports `from..=to`.
-    Udp {
-        /// First port.
-        from: u16,
-        /// Last port.
-        to: u16,
-    },
-    /// ICMP and ICMPv6 echo.
-    Icmp,
-}
 
 /// What a resource is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
