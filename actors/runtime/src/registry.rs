@@ -169,7 +169,8 @@ pub struct Drops {
 }
 
 impl Drops {
-    pub(crate) fn new(registry: &Arc<Registry>) -> Drops {
+    /// Counters for a table that lives on a lane before any actor does.
+    pub fn new(registry: &Arc<Registry>) -> Drops {
         Drops { registry: Arc::clone(registry), known: Rc::default() }
     }
 
