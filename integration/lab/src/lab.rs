@@ -23,6 +23,9 @@ use crate::{
 /// Where every running lab has a locked file that lists its namespaces; what a dead lab left is found through it.
 const REGISTER: &str = "/run/postern-lab";
 
+/// How the names of all folders begin that labs make; only such are ever removed.
+const DIR_PREFIX: &str = "postern-lab.";
+
 /// How long a program has to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -45,6 +48,7 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Made {
     namespaces: Vec<String>,
+    dirs: Vec<PathBuf>,
     processes: Vec<Weak<Kept>>,
 }
 
@@ -75,7 +79,7 @@ impl Lab {
                 record.display()
             );
         }
-        let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("postern-lab.XXXXXX"))?;
+        let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join(format!("{DIR_PREFIX}XXXXXX")))?;
         writeln!(&lock, "dir {}", dir.display())?;
         let shared = Arc::new(Shared {
             prefix: prefix.to_owned(),
@@ -121,6 +125,14 @@ impl Lab {
     /// The folder of the lab: logs and state of everything in it. It goes with the lab.
     pub fn dir(&self) -> &Path {
         &self.shared.dir
+    }
+
+    /// A folder of the lab's in another place, made by whoever asks; it goes with the lab.
+    pub(crate) fn dir_in(&self, parent: &Path, name: &str) -> Result<PathBuf> {
+        let dir = parent.join(format!("{DIR_PREFIX}{}.{name}", self.shared.prefix));
+        writeln!(&self.shared.lock, "dir {}", dir.display())?;
+        self.shared.made().dirs.push(dir.clone());
+        Ok(dir)
     }
 
     /// The last lines that each program of the lab wrote to standard error, for a message about a failure.
@@ -193,9 +205,9 @@ impl Shared {
         if *torn_down {
             return;
         }
-        let (namespaces, processes) = {
+        let (namespaces, dirs, processes) = {
             let made = self.made();
-            (made.namespaces.clone(), made.processes.clone())
+            (made.namespaces.clone(), made.dirs.clone(), made.processes.clone())
         };
         let alive: Vec<_> = processes.iter().rev().filter_map(Weak::upgrade).collect();
         for process in &alive {
@@ -204,7 +216,10 @@ impl Shared {
         for process in &alive {
             process.end_within(GRACE);
         }
-        remove(&namespaces, Some(&self.dir));
+        remove_namespaces(&namespaces);
+        for dir in dirs.iter().chain([&self.dir]) {
+            remove_dir(dir);
+        }
         let _gone = fs::remove_file(&self.record);
         *torn_down = true;
     }
@@ -246,20 +261,16 @@ fn sweep() -> Result<()> {
                 .map(|rest| rest.trim().to_owned())
                 .collect()
         };
-        let dirs = words("dir ");
-        remove(&words("namespace "), None);
-        for dir in dirs.iter().map(Path::new) {
-            let ours = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("postern-lab."));
-            if ours {
-                let _gone = fs::remove_dir_all(dir);
-            }
+        remove_namespaces(&words("namespace "));
+        for dir in words("dir ").iter().map(Path::new) {
+            remove_dir(dir);
         }
         let _gone = fs::remove_file(entry.path());
     }
     Ok(())
 }
 
-fn remove(namespaces: &[String], dir: Option<&Path>) {
+fn remove_namespaces(namespaces: &[String]) {
     for namespace in namespaces {
         for _round in 0..20 {
             let pids = pids_in(namespace);
@@ -278,7 +289,17 @@ fn remove(namespaces: &[String], dir: Option<&Path>) {
         }
         let _gone = fs::remove_dir_all(Path::new("/etc/netns").join(namespace));
     }
-    if let Some(dir) = dir {
+}
+
+/// Removes a folder that a lab made; its name says so. One of control groups holds files that nobody can remove.
+fn remove_dir(dir: &Path) {
+    if !dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DIR_PREFIX)) {
+        return;
+    }
+    if dir.starts_with("/sys/fs/cgroup") {
+        let _gone =
+            run(&["find", &dir.display().to_string(), "-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]);
+    } else {
         let _gone = fs::remove_dir_all(dir);
     }
 }

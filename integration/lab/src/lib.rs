@@ -4,6 +4,7 @@
 //! when the lab is dropped, when the test panics, when the process is interrupted, and (after a `kill -9`) when the
 //! next lab starts. The programs under test are the built binaries; nothing of theirs is linked.
 
+mod booted;
 mod host;
 mod lab;
 mod meter;
@@ -15,6 +16,7 @@ mod run;
 pub mod signals;
 pub mod wait;
 
+pub use booted::Booted;
 pub use host::Host;
 pub use lab::Lab;
 pub use meter::{Meter, Tally, Watch};

@@ -30,6 +30,7 @@ pub struct Launch {
     argv: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     restart: bool,
+    outside: bool,
 }
 
 impl Launch {
@@ -40,6 +41,7 @@ impl Launch {
             argv: vec![program.to_owned()],
             env: Vec::new(),
             restart: false,
+            outside: false,
         }
     }
 
@@ -64,6 +66,12 @@ impl Launch {
     /// Starts it again 100 ms after it died, as systemd does, until the value is dropped or told to stop.
     pub fn supervised(mut self) -> Self {
         self.restart = true;
+        self
+    }
+
+    /// Starts it beside the namespace and not in it: for a program that enters the namespace by itself.
+    pub(crate) fn outside(mut self) -> Self {
+        self.outside = true;
         self
     }
 
@@ -113,7 +121,11 @@ struct Running {
 impl Kept {
     fn start(&self) -> Result<()> {
         let append = |path: &Path| File::options().create(true).append(true).open(path);
-        let mut command: Command = self.launch.host.command(&self.launch.argv);
+        let mut command: Command = if self.launch.outside {
+            crate::run::command_of(&self.launch.argv)?
+        } else {
+            self.launch.host.command(&self.launch.argv)
+        };
         command.envs(self.launch.env.iter().map(|(name, value)| (name, value)));
         command
             .stdin(Stdio::null())
