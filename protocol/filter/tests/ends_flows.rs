@@ -381,6 +381,8 @@ fn an_end_that_acknowledged_less_than_was_sent_to_it_is_reset_where_it_is() {
 }
 
 proptest! {
+    #![proptest_config(config())]
+
     #[test]
     fn both_ends_of_a_cut_connection_are_reset_whatever_was_lost(
         numbers in prop_oneof![any::<(u32, u32)>(), (u32::MAX - 2000.., u32::MAX - 2000..)],

@@ -157,6 +157,8 @@ fn packet_of(sent: Sent) -> Vec<u8> {
 }
 
 proptest! {
+    #![proptest_config(config())]
+
     /// Over many colliding flows: what the server would answer comes back as what the device would expect.
     #[test]
     fn the_answer_to_a_translated_packet_is_the_translated_answer(flows in proptest::collection::vec(sent(), 1..40)) {

@@ -6,7 +6,7 @@ mod common;
 
 use std::net::SocketAddr;
 
-use common::packet;
+use common::{config, packet};
 use proptest::prelude::*;
 use protocol_packet::{
     IcmpError, IcmpKind, Ip, NotBuilt, Quoted, TcpFlags, TcpSegment, Version, echo_reply, echo_request,
@@ -156,6 +156,8 @@ fn a_buffer_that_is_too_small_is_refused() {
 }
 
 proptest! {
+    #![proptest_config(config())]
+
     #[test]
     fn an_echo_reply_mirrors_its_request(packet in packet()) {
         let request = Ip::parse(&packet).unwrap();

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{packet, repair_header};
+use common::{config, packet, repair_header};
 use proptest::prelude::*;
 use protocol_packet::{
     Icmp, IcmpKind, Ip, Malformed, TcpFlags, TcpSegment, Transport, Version, echo_request, fuzz_ip, tcp, udp,
@@ -177,6 +177,8 @@ fn icmp_that_steers_hosts_is_not_taken_for_an_error() {
 }
 
 proptest! {
+    #![proptest_config(config())]
+
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         fuzz_ip(&bytes);

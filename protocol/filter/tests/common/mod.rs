@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use proptest::prelude::ProptestConfig;
 use protocol_filter::{
     Applied, Destination, GatewayRules, GrantSpec, GrantVersion, Offload, Output, PeerFilter, PeerGrants,
     Reason, ReplyBuf, TrafficFilter, Verdict,
@@ -210,4 +211,10 @@ pub fn answer_to(packet: &[u8]) -> Vec<u8> {
         }
         None => datagram_between(to, from),
     }
+}
+
+/// Failures are saved, with their seed, in a file beside the test, and tried first the next time.
+pub fn config() -> ProptestConfig {
+    let beside = proptest::test_runner::FileFailurePersistence::WithSource("regressions");
+    ProptestConfig { failure_persistence: Some(Box::new(beside)), ..ProptestConfig::default() }
 }

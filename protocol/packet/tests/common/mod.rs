@@ -118,3 +118,9 @@ pub fn complete(packet: &mut [u8]) {
     };
     packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
+
+/// Failures are saved, with their seed, in a file beside the test, and tried first the next time.
+pub fn config() -> ProptestConfig {
+    let beside = proptest::test_runner::FileFailurePersistence::WithSource("regressions");
+    ProptestConfig { failure_persistence: Some(Box::new(beside)), ..ProptestConfig::default() }
+}
