@@ -145,19 +145,8 @@ pub async fn clean_routes(config: &RoutesConfig) -> Result<(), NetlinkError> {
 /// As [`clean_routes`].
 pub fn clean_routes_blocking(config: &RoutesConfig) -> Result<(), NetlinkError> {
     let config = config.clone();
-    let broken = |text: &str| NetlinkError::Broken("cleaning up", text.to_owned());
-    // A thread of its own, because the caller may be inside a runtime. It inherits the network namespace.
-    let cleaner = std::thread::Builder::new().name("routes-cleaner".to_owned()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| NetlinkError::Refused("start the cleaner", error))?;
-        runtime.block_on(clean_routes(&config))
-    });
-    match cleaner {
-        Ok(thread) => thread.join().unwrap_or_else(|_| Err(broken("the cleaner panicked"))),
-        Err(error) => Err(NetlinkError::Refused("start the cleaner", error)),
-    }
+    crate::blocking::run("routes-cleaner", move || async move { clean_routes(&config).await })
+        .unwrap_or_else(|error| Err(NetlinkError::Refused("start the cleaner", error)))
 }
 
 #[cfg(test)]

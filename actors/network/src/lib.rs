@@ -3,17 +3,22 @@
 //! What the packet lanes touch ([`LaneUdp`], [`LaneTun`]) is owned by the lane and shared on it; the actors only read.
 //! Everything else lives on the control lane and may wait.
 
+mod blocking;
 mod coalesce;
 mod drops;
 mod field;
+mod filter_inspect;
+mod host_filter;
 mod host_routes;
 mod lane_tun;
 mod lane_udp;
 mod marked;
 mod netlink;
+mod nft;
 mod route_plan;
 mod routes;
 mod segment;
+mod sysctl;
 #[cfg(test)]
 mod testing;
 mod tun_device;
@@ -23,6 +28,11 @@ mod udp_socket;
 mod virtio;
 
 pub use drops::{EdgeDrop, EdgeDrops};
+pub use filter_inspect::Obstacle;
+pub use host_filter::{
+    FilterReport, HostFilter, HostFilterCommand, HostFilterConfig, KeptFilter, clean_filter_blocking,
+    inspect_host,
+};
 pub use host_routes::{
     AppliedRoutes, ROUTE_PROTOCOL, RoutesConfig, SOCKET_MARK, SOCKET_MARK_MASK, clean_routes,
     clean_routes_blocking,
@@ -31,6 +41,7 @@ pub use lane_tun::{LaneTun, TUN_MTU, TunConfig, Written};
 pub use lane_udp::{LaneSockets, LaneUdp, OpenUdpError, SOCKET_BUFFER, Sent, UdpConfig};
 pub use marked::{connect_marked, udp_marked};
 pub use netlink::NetlinkError;
+pub use nft::{FilterPlan, NftError};
 pub use route_plan::{HostPlan, RouteRefusal};
 pub use routes::{KeptPlan, Routes, RoutesCommand};
 pub use tun_device::{PacketSink, TunCommand, TunDevice};

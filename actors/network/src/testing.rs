@@ -64,3 +64,27 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
     panic!("not within 5 s: {what}");
 }
+
+/// Runs `task` in another namespace, which is reached over the device `lan` of this one and sees it as `device`.
+pub(crate) fn neighbour<R: Send + 'static>(
+    device: &'static str,
+    setup: &'static [&'static str],
+    task: impl FnOnce() -> R + Send + 'static,
+) -> std::thread::JoinHandle<R> {
+    let (tell, hear) = std::sync::mpsc::channel();
+    let (go, ready) = std::sync::mpsc::channel::<()>();
+    let (set, done) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        tell.send(nix::unistd::gettid()).unwrap();
+        ready.recv().unwrap();
+        setup.iter().for_each(|command| drop(tool(command)));
+        set.send(()).unwrap();
+        task()
+    });
+    let there = hear.recv().unwrap();
+    tool(&format!("ip link add lan type veth peer name {device} netns {there}"));
+    go.send(()).unwrap();
+    done.recv().unwrap();
+    thread
+}
