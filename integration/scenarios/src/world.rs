@@ -127,6 +127,11 @@ impl World {
         self.client.as_ref().context("the client does not run")
     }
 
+    /// The words of the command that control printed for the gateway's host.
+    pub fn gateway_command(&self) -> &[String] {
+        &self.gateway_command
+    }
+
     /// The pin of control's certificate.
     pub fn pin(&self) -> &str {
         &self.pin

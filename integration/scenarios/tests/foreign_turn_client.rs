@@ -96,12 +96,35 @@ fn a_wrong_password_allocates_nothing() {
     assert!(!nothing_lost(&said), "{said}");
 }
 
+/// One client talks through an allocation to a plain UDP echo at a documentation address.
+const TO_A_PEER: &str = "-u alice -w wonderland -n 5 -m 1 -c -e 203.0.113.30 -r 3480 203.0.113.20";
+
+fn echo(host: &Host) -> Process {
+    let tool = program("lab-tool").unwrap();
+    let echo = host.launch("echo", tool).args(["udp-echo", "--listen", "203.0.113.30:3480"]).start().unwrap();
+    wait::until_true("the peer listens", Duration::from_secs(5), || Ok(echo.stdout().contains("ready"))).unwrap();
+    echo
+}
+
+#[test]
+fn a_plain_peer_that_is_allowed_is_reached() {
+    let (_lab, host) = host();
+    let _echo = echo(&host);
+    let _relay = relay(&host, &["--allow-peer", "203.0.113.0/24"]);
+
+    let (code, said) = uclient(&host, TO_A_PEER);
+
+    assert_eq!(code, 0, "{said}");
+    assert!(nothing_lost(&said), "{said}");
+}
+
 #[test]
 fn peers_in_reserved_ranges_are_refused_unless_allowed() {
     let (_lab, host) = host();
+    let _echo = echo(&host);
     let _relay = relay(&host, &[]);
 
-    let (code, said) = uclient(&host, "-y -u alice -w wonderland -n 2 -m 1 -c -L 203.0.113.30 203.0.113.20");
+    let (code, said) = uclient(&host, TO_A_PEER);
 
     assert!(code != 0 || said.contains("403"), "{said}");
     assert!(!nothing_lost(&said), "{said}");
