@@ -6,9 +6,12 @@
 //! Rules are prefixes; the most specific one decides. Of equally specific ones `deny` wins over `allow`, and both win over
 //! what is built in. So `--allow-peer 0.0.0.0/0` opens no metadata service by accident, and `--allow-peer 127.0.0.0/8`
 //! opens loopback on purpose.
+//!
+//! The relay's own addresses are apart: others' allocations there are reached inside the process, and nothing else is,
+//! unless an `allow` rule names that very address (or loopback, which is nothing but the own host).
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -52,6 +55,17 @@ pub enum Verdict {
     Refused(Refusal),
 }
 
+/// How a packet for a permitted peer travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Out by the relayed socket.
+    Network,
+    /// To the allocation that has that address, inside the process.
+    InProcess,
+    /// Nowhere: it is the own host, and no allocation has that address.
+    Nowhere,
+}
+
 /// How long a source address counts as seen: longer than any interval between two requests of a live allocation.
 const SEEN_FOR: Duration = Duration::from_secs(3600);
 
@@ -73,22 +87,44 @@ struct Rule {
     refusal: Option<Refusal>,
 }
 
+/// An address of the relay's host.
+#[derive(Debug, Clone, Copy)]
+struct Own {
+    address: IpAddr,
+    /// The operator has named it.
+    open: bool,
+}
+
 /// The canonicalising filter for peer addresses.
 #[derive(Debug)]
 pub struct PeerAddressFilter {
     rules: Vec<Rule>,
-    own: Vec<IpAddr>,
+    own: Vec<Own>,
+    listeners: Vec<SocketAddr>,
+    relayed: HashSet<SocketAddr>,
     seen: HashMap<(Account, IpAddr), Duration>,
 }
 
 impl PeerAddressFilter {
-    /// With the built-in rules, the operator's, and the relay's own addresses (local and public ones).
-    pub fn new(allow: &[IpNet], deny: &[IpNet], own: &[IpAddr]) -> Self {
+    /// With the built-in rules, the operator's, the relay's own addresses (local and public ones), and the sockets that it
+    /// listens on, which are never a peer.
+    pub fn new(allow: &[IpNet], deny: &[IpNet], own: &[IpAddr], listeners: &[SocketAddr]) -> Self {
         let rule = |origin, refusal| move |prefix: &IpNet| Rule { prefix: prefix.trunc(), origin, refusal };
         let mut rules = built_in();
         rules.extend(allow.iter().map(rule(Origin::Allow, None)));
         rules.extend(deny.iter().map(rule(Origin::Deny, Some(Refusal::Denied))));
-        Self { rules, own: own.iter().copied().map(canonical).collect(), seen: HashMap::new() }
+        let (relayed, seen) = (HashSet::new(), HashMap::new());
+        let mut filter = Self { rules, own: Vec::new(), listeners: listeners.to_vec(), relayed, seen };
+        filter.own = own.iter().map(|address| filter.describe(canonical(*address))).collect();
+        filter
+    }
+
+    fn describe(&self, address: IpAddr) -> Own {
+        let named = |rule: &Rule| {
+            rule.origin == Origin::Allow
+                && (address.is_loopback() || rule.prefix.prefix_len() == rule.prefix.max_prefix_len())
+        };
+        Own { address, open: self.deciding(address).is_some_and(named) }
     }
 
     /// Remembers where an authenticated request of `account` came from: that address may be a peer of the account,
@@ -109,15 +145,53 @@ impl PeerAddressFilter {
         self.seen.insert((account.clone(), source), now);
     }
 
-    /// Whether the address is one of the relay's own, in any form.
-    pub fn is_own(&self, address: IpAddr) -> bool {
-        self.own.contains(&canonical(address))
+    /// An allocation has this relayed address from now on.
+    pub fn opened(&mut self, relayed: SocketAddr) {
+        self.relayed.insert(relayed);
     }
 
-    /// Whether `account` may send to `peer`.
-    pub fn judge(&self, peer: IpAddr, account: &Account, now: Duration) -> Verdict {
-        if self.own.contains(&peer) {
+    /// No allocation has this relayed address any more.
+    pub fn closed(&mut self, relayed: SocketAddr) {
+        self.relayed.remove(&relayed);
+    }
+
+    /// How a packet for a permitted peer travels.
+    pub fn route(&self, peer: SocketAddr) -> Route {
+        if self.relayed.contains(&peer) {
+            return Route::InProcess;
+        }
+        match self.own(peer.ip()) {
+            None => Route::Network,
+            Some(own) if own.open && !self.is_listener(peer) => Route::Network,
+            Some(_) => Route::Nowhere,
+        }
+    }
+
+    fn own(&self, address: IpAddr) -> Option<Own> {
+        self.own.iter().find(|own| own.address == address).copied()
+    }
+
+    /// An unspecified listening address takes packets for every own one.
+    fn is_listener(&self, peer: SocketAddr) -> bool {
+        self.listeners.iter().any(|listener| {
+            let takes = listener.ip() == peer.ip()
+                || (listener.ip().is_unspecified() && listener.is_ipv4() == peer.is_ipv4());
+            takes && listener.port() == peer.port()
+        })
+    }
+
+    /// Whether `account` may send to `peer`. The port matters only for relayed addresses of this relay.
+    pub fn judge(&self, peer: SocketAddr, account: &Account, now: Duration) -> Verdict {
+        if self.relayed.contains(&peer) {
             return Verdict::InProcess;
+        }
+        let peer = peer.ip();
+        match self.own(peer) {
+            Some(own) if own.open => return Verdict::Allowed,
+            // Nobody needs a permission for loopback as such, and many would take it for a hole.
+            Some(own) if own.address.is_loopback() => {}
+            Some(_) => return Verdict::InProcess,
+            None => {}
         }
         let carried = match peer {
             IpAddr::V4(_) => None,
@@ -145,7 +219,7 @@ impl PeerAddressFilter {
 
     /// An address inside another: the relay's own must not be reached from outside by a detour.
     fn judge_carried(&self, v4: Ipv4Addr, account: &Account, now: Duration) -> Result<(), Refusal> {
-        if self.own.contains(&v4.into()) {
+        if self.own(v4.into()).is_some() {
             return Err(Refusal::Loopback);
         }
         self.judge_one(v4.into(), account, now)
@@ -163,16 +237,16 @@ impl PeerAddressFilter {
     }
 
     fn judge_rules(&self, address: IpAddr) -> Result<(), Refusal> {
-        let decides = self
-            .rules
-            .iter()
-            .filter(|rule| rule.prefix.contains(&address))
-            .max_by_key(|rule| (rule.prefix.prefix_len(), rule.origin));
-        match decides.map(|rule| rule.refusal) {
+        match self.deciding(address).map(|rule| rule.refusal) {
             Some(None) => Ok(()),
             Some(Some(refusal)) => Err(refusal),
             None => Err(Refusal::Reserved),
         }
+    }
+
+    fn deciding(&self, address: IpAddr) -> Option<&Rule> {
+        let matching = self.rules.iter().filter(|rule| rule.prefix.contains(&address));
+        matching.max_by_key(|rule| (rule.prefix.prefix_len(), rule.origin))
     }
 }
 

@@ -16,12 +16,13 @@ fn filter(allow: &[&str], deny: &[&str]) -> PeerAddressFilter {
     PeerAddressFilter::new(
         &nets(allow),
         &nets(deny),
-        &["198.51.99.1".parse().unwrap(), "2600:99::1".parse().unwrap()],
+        &["198.51.99.1", "2600:99::1", "127.0.0.1"].map(|own| own.parse().unwrap()),
+        &["127.0.0.1:3478", "0.0.0.0:3479"].map(|listener| listener.parse().unwrap()),
     )
 }
 
 fn judge(filter: &PeerAddressFilter, peer: &str) -> Verdict {
-    filter.judge(peer.parse().unwrap(), &account(), NOW)
+    filter.judge(SocketAddr::new(peer.parse().unwrap(), 0), &account(), NOW)
 }
 
 #[test]
@@ -40,6 +41,7 @@ fn every_special_range_is_refused_with_its_reason() {
         ("0.0.0.0", Refusal::Unspecified),
         ("0.1.2.3", Refusal::Unspecified),
         ("127.0.0.1", Refusal::Loopback),
+        ("127.0.0.2", Refusal::Loopback),
         ("127.255.0.3", Refusal::Loopback),
         ("169.254.1.1", Refusal::LinkLocal),
         ("169.254.169.254", Refusal::Metadata),
@@ -103,6 +105,8 @@ fn the_relays_own_addresses_are_reached_only_inside_the_process() {
 
     assert_eq!(judge(&filter, "198.51.99.1"), Verdict::InProcess);
     assert_eq!(judge(&filter, "2600:99::1"), Verdict::InProcess);
+    assert_eq!(filter.route("198.51.99.1:50000".parse().unwrap()), Route::Nowhere);
+    assert_eq!(filter.route("198.51.99.2:50000".parse().unwrap()), Route::Network);
     for peer in ["64:ff9b::198.51.99.1", "2002:c633:6301::", "::ffff:198.51.99.1"] {
         assert!(matches!(judge(&filter, peer), Verdict::Refused(_)), "{peer}");
     }
@@ -121,13 +125,42 @@ fn the_most_specific_rule_wins_and_deny_wins_a_tie() {
     assert_eq!(judge(&filter, "8.8.8.8"), Verdict::Refused(Refusal::Denied));
     assert_eq!(judge(&filter, "8.8.4.4"), Verdict::Refused(Refusal::Denied));
     assert_eq!(judge(&filter, "169.254.169.254"), Verdict::Refused(Refusal::Metadata));
-    assert_eq!(judge(&filter, "127.0.0.1"), Verdict::Refused(Refusal::Loopback));
+    assert_eq!(judge(&filter, "127.0.0.2"), Verdict::Refused(Refusal::Loopback));
 }
 
 #[test]
 fn an_operator_opens_loopback_only_by_naming_it() {
     assert_eq!(judge(&filter(&["127.0.0.0/8"], &[]), "127.0.0.1"), Verdict::Allowed);
     assert_eq!(judge(&filter(&["127.0.0.1/32", "::1/128"], &[]), "::1"), Verdict::Allowed);
+}
+
+#[test]
+fn a_relayed_address_is_recognised_before_the_filter_while_it_exists() {
+    let mut filter = filter(&[], &["127.0.0.0/8"]);
+    let relayed = "127.0.0.1:50000".parse().unwrap();
+
+    filter.opened(relayed);
+    assert_eq!(filter.judge(relayed, &account(), NOW), Verdict::InProcess);
+    assert_eq!(filter.route(relayed), Route::InProcess);
+
+    filter.closed(relayed);
+    assert_eq!(filter.judge(relayed, &account(), NOW), Verdict::Refused(Refusal::Denied));
+    assert_eq!(filter.route(relayed), Route::Nowhere);
+}
+
+#[test]
+fn the_own_host_opens_only_to_a_rule_that_names_it_and_never_at_a_listener() {
+    let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let wide = filter(&["198.51.99.0/24"], &[]);
+    let named = filter(&["198.51.99.1/32", "127.0.0.0/8"], &[]);
+
+    assert_eq!(judge(&wide, "198.51.99.1"), Verdict::InProcess);
+    assert_eq!(judge(&wide, "127.0.0.1"), Verdict::Refused(Refusal::Loopback));
+    assert_eq!(judge(&named, "198.51.99.1"), Verdict::Allowed);
+    assert_eq!(named.route(at("198.51.99.1:7")), Route::Network);
+    assert_eq!(named.route(at("127.0.0.1:7")), Route::Network);
+    assert_eq!(named.route(at("127.0.0.1:3478")), Route::Nowhere);
+    assert_eq!(named.route(at("198.51.99.1:3479")), Route::Nowhere);
 }
 
 #[test]
@@ -144,13 +177,13 @@ fn a_private_address_is_allowed_to_the_account_that_was_seen_there_and_only_for_
     let mut filter = filter(&[], &["10.9.0.0/16"]);
     filter.saw(&account(), "10.1.2.3".parse().unwrap(), NOW);
     filter.saw(&account(), "10.9.0.1".parse().unwrap(), NOW);
-    filter.saw(&account(), "127.0.0.1".parse().unwrap(), NOW);
+    filter.saw(&account(), "127.0.0.2".parse().unwrap(), NOW);
 
     assert_eq!(judge(&filter, "10.1.2.3"), Verdict::Allowed);
     assert_eq!(judge(&filter, "10.1.2.4"), Verdict::Refused(Refusal::Private));
     assert_eq!(judge(&filter, "10.9.0.1"), Verdict::Refused(Refusal::Denied));
-    assert_eq!(judge(&filter, "127.0.0.1"), Verdict::Refused(Refusal::Loopback));
-    let peer = "10.1.2.3".parse().unwrap();
+    assert_eq!(judge(&filter, "127.0.0.2"), Verdict::Refused(Refusal::Loopback));
+    let peer = "10.1.2.3:0".parse().unwrap();
     assert_eq!(filter.judge(peer, &Account::new("other"), NOW), Verdict::Refused(Refusal::Private));
     assert_eq!(filter.judge(peer, &account(), NOW + SEEN_FOR), Verdict::Refused(Refusal::Private));
 }
@@ -165,7 +198,7 @@ fn what_was_seen_is_bounded() {
 
     assert_eq!(filter.seen.len(), MOST_SEEN);
     assert_eq!(
-        filter.judge("10.0.0.1".parse().unwrap(), &account(), NOW),
+        filter.judge("10.0.0.1:0".parse().unwrap(), &account(), NOW),
         Verdict::Refused(Refusal::Private)
     );
 }

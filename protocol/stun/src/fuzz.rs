@@ -9,7 +9,7 @@ use turn_types::attribute::XorPeerAddress;
 
 use crate::client::{AllocationClient, AllocationConfig, BindingClient, Output, Received};
 use crate::credentials::{Credentials, REALM};
-use crate::filter::PeerAddressFilter;
+use crate::filter::{PeerAddressFilter, Route};
 use crate::key::{Algorithm, Key};
 use crate::nonce::Nonces;
 use crate::relay::{
@@ -33,7 +33,7 @@ fn front() -> Front {
 }
 
 fn filter() -> PeerAddressFilter {
-    PeerAddressFilter::new(&[], &[], &[relayed().ip()])
+    PeerAddressFilter::new(&[], &[], &[relayed().ip()], &[])
 }
 
 /// One datagram through every decoder, both machines of a client, and the relay's front.
@@ -139,7 +139,8 @@ impl World {
                 if let Ok(to_peer) = forwarded {
                     assert!(datagram.get(to_peer.payload).is_some());
                     assert!(allocation.handle_from_peer(to_peer.peer, self.now).is_ok());
-                    assert_eq!(to_peer.in_process, self.filter.is_own(to_peer.peer.ip()));
+                    let own = to_peer.peer.ip() == relayed().ip();
+                    assert_eq!(to_peer.route == Route::Nowhere, own);
                 }
             }
             Decision::Drop(_) => {}

@@ -30,5 +30,5 @@ pub use client::{
     Output, Received, State,
 };
 pub use credentials::{CredentialError, Credentials, REALM, RelaySecret, mint, verify};
-pub use filter::{PeerAddressFilter, Verdict};
-pub use wire::{Families, Family, Kind, kind};
+pub use filter::{PeerAddressFilter, Route, Verdict};
+pub use wire::{Families, Family, Kind, is_indication, kind, plain};

@@ -46,6 +46,12 @@ pub fn kind(datagram: &[u8]) -> Kind {
     }
 }
 
+/// Whether a datagram that is [`Kind::Stun`] is an indication (RFC 8489 §5: the class bits are 0b01): it carries data, and
+/// is not answered.
+pub fn is_indication(datagram: &[u8]) -> bool {
+    matches!(datagram, [high, low, ..] if high & 0x01 == 0 && low & 0x10 != 0)
+}
+
 /// An address family, as TURN asks for them (RFC 8656 §18.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -251,6 +257,18 @@ mod tests {
         assert_eq!(kind(&[0x01, 0, 0, 0, 1, 2, 3, 4]), Kind::Other);
         assert_eq!(kind(&[0x20, 0, 0, 0, 1, 2, 3, 4]), Kind::Other);
         assert_eq!(kind(&[]), Kind::Other);
+    }
+
+    #[test]
+    fn only_indications_are_indications() {
+        for class in
+            [MessageClass::Request, MessageClass::Indication, MessageClass::Success, MessageClass::Error]
+        {
+            for method in [BINDING, Method::new(6), Method::new(7), Method::new(0xfff)] {
+                let bytes = Draft::new(class, method, TransactionId::from(7)).finish();
+                assert_eq!(is_indication(&bytes), class == MessageClass::Indication, "{class:?} {method:?}");
+            }
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl Relay {
         let allow = ["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
         Self {
             front: Front::new(Authority::new(None, [Credentials::new("alice", "wonder")]), REALM, [1; 32]),
-            filter: PeerAddressFilter::new(&allow, &[], &[at(RELAYED_V4).ip(), at(RELAYED_V6).ip()]),
+            filter: PeerAddressFilter::new(&allow, &[], &[at(RELAYED_V4).ip(), at(RELAYED_V6).ip()], &[]),
             allocation: None,
         }
     }

@@ -40,7 +40,7 @@ impl Relay {
         let own: Vec<IpAddr> = families.iter().map(|f| at(f).ip()).collect();
         Self {
             front: Front::new(Authority::new(None, [Credentials::new("alice", password)]), REALM, [9; 32]),
-            filter: PeerAddressFilter::new(&["192.0.2.0/24".parse().unwrap()], &[], &own),
+            filter: PeerAddressFilter::new(&["192.0.2.0/24".parse().unwrap()], &[], &own, &[]),
             allocation: None,
             families: families.to_vec(),
         }

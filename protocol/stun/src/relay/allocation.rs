@@ -21,7 +21,7 @@ use super::channels::{Channels, NotBound};
 use super::permissions::Permissions;
 use super::{Ask, DropReason, FiveTuple, Limits, Request, User, code};
 use crate::channel::read_channel_header;
-use crate::filter::{PeerAddressFilter, Verdict};
+use crate::filter::{PeerAddressFilter, Route, Verdict};
 use crate::wire::{Draft, Family, plain, read, transaction, value_range};
 
 /// How an allocation ended.
@@ -53,8 +53,8 @@ pub struct ToPeer {
     pub from: SocketAddr,
     /// Where the payload lies in the datagram.
     pub payload: Range<usize>,
-    /// The peer is on the relay's own host: only another allocation may get it, and only inside the process.
-    pub in_process: bool,
+    /// How it travels.
+    pub route: Route,
 }
 
 /// How a packet of a peer goes to the client.
@@ -196,7 +196,7 @@ impl Allocation {
             }
             Ask::CreatePermission { peers } => {
                 for peer in peers {
-                    self.admit(peer.ip(), filter, now)?;
+                    self.admit(*peer, filter, now)?;
                 }
                 if !self.permissions.fits(peers.iter().map(SocketAddr::ip), self.limits.permissions) {
                     return Err(code::INSUFFICIENT_CAPACITY);
@@ -210,7 +210,7 @@ impl Allocation {
                 if peer.port() == 0 {
                     return Err(code::BAD_REQUEST);
                 }
-                self.admit(peer.ip(), filter, now)?;
+                self.admit(*peer, filter, now)?;
                 self.channels.may_bind(*channel, *peer, self.limits.channels).map_err(|why| match why {
                     NotBound::Taken => code::BAD_REQUEST,
                     NotBound::Full => code::INSUFFICIENT_CAPACITY,
@@ -253,10 +253,10 @@ impl Allocation {
         Ok(Duration::ZERO)
     }
 
-    fn admit(&self, peer: IpAddr, filter: &PeerAddressFilter, now: Duration) -> Result<(), u16> {
+    fn admit(&self, peer: SocketAddr, filter: &PeerAddressFilter, now: Duration) -> Result<(), u16> {
         match filter.judge(peer, &self.user.account, now) {
             Verdict::Refused(_) => Err(code::FORBIDDEN),
-            Verdict::Allowed | Verdict::InProcess if self.relayed_of(Family::of(peer)).is_none() => {
+            Verdict::Allowed | Verdict::InProcess if self.relayed_of(Family::of(peer.ip())).is_none() => {
                 Err(code::PEER_FAMILY_MISMATCH)
             }
             Verdict::Allowed | Verdict::InProcess => Ok(()),
@@ -320,7 +320,7 @@ impl Allocation {
         if !self.permissions.holds(peer.ip(), now) {
             return Err(DropReason::NoPermission);
         }
-        Ok(ToPeer { peer, from, payload, in_process: filter.is_own(peer.ip()) })
+        Ok(ToPeer { peer, from, payload, route: filter.route(peer) })
     }
 
     /// A packet that came from `peer` to a relayed address.

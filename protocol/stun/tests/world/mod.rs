@@ -440,7 +440,7 @@ fn front(secret: &RelaySecret, nonce_key: [u8; 32]) -> Front {
 }
 
 fn filter() -> PeerAddressFilter {
-    PeerAddressFilter::new(&["192.0.2.0/24".parse().unwrap()], &[], &[at(RELAY).ip()])
+    PeerAddressFilter::new(&["192.0.2.0/24".parse().unwrap()], &[], &[at(RELAY).ip()], &[])
 }
 
 fn client(secret: &RelaySecret, seed: [u8; 32]) -> AllocationClient {
