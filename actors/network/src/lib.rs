@@ -12,6 +12,7 @@ mod host_filter;
 mod host_routes;
 mod lane_tun;
 mod lane_udp;
+mod link_watcher;
 mod marked;
 mod netlink;
 mod nft;
@@ -39,6 +40,9 @@ pub use host_routes::{
 };
 pub use lane_tun::{LaneTun, TUN_MTU, TunConfig, Written};
 pub use lane_udp::{LaneSockets, LaneUdp, OpenUdpError, SOCKET_BUFFER, Sent, UdpConfig};
+pub use link_watcher::{
+    HostAddress, LinkCommand, LinkWatcher, NetworkChanged, NetworkState, Uplink, read_network,
+};
 pub use marked::{connect_marked, udp_marked};
 pub use netlink::NetlinkError;
 pub use nft::{FilterPlan, NftError};
