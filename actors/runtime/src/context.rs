@@ -227,6 +227,7 @@ impl<A: Actor> Cx<A> {
             factory: Box::new(factory),
             restart: rule.restart,
             intensity: rule.intensity,
+            begun: Box::new(|| {}),
         }
         .launch();
         Ok(Child { address: Address(mailbox), packets })
@@ -235,6 +236,8 @@ impl<A: Actor> Cx<A> {
     /// Stops a child in order. Its key is free at once; [`Actor::child_ended`] tells when it is gone, unless a successor
     /// has its key by then. `false` when there is no such child.
     pub fn stop_child<B: Actor>(&mut self, key: &str) -> bool {
+        // A successor gets a packet mailbox of its own.
+        self.lane.free_ring(B::KIND, key);
         self.family.stop(B::KIND, key)
     }
 

@@ -4,12 +4,13 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use crate::lane::Place;
 use crate::mailbox::{Controlled, Mailbox, lock};
 use crate::table::{ROOT, Table};
 
 #[derive(Default)]
 pub(crate) struct Directory {
-    mailboxes: Mutex<HashMap<(&'static str, Arc<str>), Arc<dyn Any + Send + Sync>>>,
+    mailboxes: Mutex<HashMap<Place, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Directory {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use actix_rt::{Arbiter, ArbiterHandle};
 
@@ -42,6 +42,9 @@ impl LaneKind {
     }
 }
 
+/// Kind and key of an actor.
+pub(crate) type Place = (&'static str, Arc<str>);
+
 /// Called on the lane when a root gives up.
 pub(crate) type GaveUpHook = Arc<dyn Fn(&'static str, &str) + Send + Sync>;
 
@@ -65,7 +68,7 @@ pub(crate) struct Lane {
     pub drops: Drops,
     /// Turns that actors have had: the universe waits until this stands still.
     pub turns: Cell<u64>,
-    rings: RefCell<HashMap<(&'static str, Arc<str>), Rc<dyn Any>>>,
+    rings: RefCell<HashMap<Place, Rc<dyn Any>>>,
 }
 
 thread_local! {
@@ -117,6 +120,10 @@ impl Lane {
         let ring = Ring::new(rule.ring);
         rings.insert(place, ring.erased());
         Ok(ring)
+    }
+
+    pub(crate) fn free_ring(&self, kind: &'static str, key: &str) {
+        self.rings.borrow_mut().remove(&(kind, Arc::from(key)));
     }
 
     pub(crate) fn forget_ring<T: 'static>(&self, kind: &'static str, key: &Arc<str>, ring: &Rc<Ring<T>>) {
@@ -179,11 +186,18 @@ impl LaneRef {
 
     /// Runs a function on the lane and waits for its result; for the time before the process is up.
     pub(crate) fn run<R: Send + 'static>(&self, function: impl FnOnce() -> R + Send + 'static) -> Option<R> {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        let sent = self.arbiter.spawn_fn(move || {
-            let _ = sender.send(function());
-        });
-        if sent { receiver.recv().ok() } else { None }
+        self.run_until(move |result| {
+            let _ = result.send(function());
+        })
+    }
+
+    /// Runs a function on the lane and waits until somebody sends the result that it was given a sender for.
+    pub(crate) fn run_until<R: Send + 'static>(
+        &self,
+        function: impl FnOnce(mpsc::Sender<R>) + Send + 'static,
+    ) -> Option<R> {
+        let (sender, receiver) = mpsc::channel();
+        if self.arbiter.spawn_fn(move || function(sender)) { receiver.recv().ok() } else { None }
     }
 }
 

@@ -40,6 +40,6 @@ pub use packets::PacketSender;
 pub use registry::Disturbance;
 pub use registry::{ActorRow, DropCounter, Drops, Registry};
 pub use restart::{Intensity, Restart};
-pub use table::{Full, Row, StartError};
+pub use table::{Full, Row, Start, StartError};
 pub use tree::{Boot, GAVE_UP_STATUS, Tree, TreeHandle};
 pub use universe::{Inbox, PacketInbox, Universe};

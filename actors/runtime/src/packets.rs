@@ -54,13 +54,18 @@ impl<T: 'static> Ring<T> {
         match self.pop() {
             Some(batch) => Poll::Ready(batch),
             None => {
-                let mut waker = self.waker.borrow_mut();
-                match waker.as_mut() {
-                    Some(known) => known.clone_from(task.waker()),
-                    None => *waker = Some(task.waker().clone()),
-                }
+                self.park(task);
                 Poll::Pending
             }
+        }
+    }
+
+    /// Has the task woken by the next batch.
+    pub(crate) fn park(&self, task: &mut Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        match waker.as_mut() {
+            Some(known) => known.clone_from(task.waker()),
+            None => *waker = Some(task.waker().clone()),
         }
     }
 

@@ -51,12 +51,15 @@ pub(crate) struct Launch<A: Actor> {
     pub factory: Box<dyn FnMut() -> A>,
     pub restart: Restart,
     pub intensity: Intensity,
+    /// Called once, when `started` has returned for the first time, or the first incarnation has failed.
+    pub begun: Box<dyn FnOnce()>,
 }
 
 impl<A: Actor> Launch<A> {
     /// Starts the actor on this thread's event loop.
     pub(crate) fn launch(self) {
-        let Launch { id, lane, mailbox, ring, parent, parent_name, factory, restart, intensity } = self;
+        let Launch { id, lane, mailbox, ring, parent, parent_name, factory, restart, intensity, begun } =
+            self;
         lane.process.registry.add(id, Arc::clone(&mailbox) as Arc<dyn Controlled>);
         let thread = Arc::clone(&lane.name);
         let shell = Shell {
@@ -72,6 +75,7 @@ impl<A: Actor> Launch<A> {
             sleep: lane.clock.sleep_until(lane.clock.now()),
             armed: None,
             budget: COMMANDS_A_TURN,
+            begun: Some(begun),
         };
         let address = shell.start();
         mailbox.life().connect(parent_name, thread, address.recipient());
@@ -102,6 +106,7 @@ pub(crate) struct Shell<A: Actor> {
     armed: Option<Instant>,
     /// Commands that this turn may still handle.
     budget: usize,
+    begun: Option<Box<dyn FnOnce()>>,
 }
 
 impl<A: Actor> Unpin for Shell<A> {}
@@ -112,6 +117,9 @@ impl<A: Actor> actix::Actor for Shell<A> {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.spawn(Pump);
         self.revive(ctx);
+        if let Some(begun) = self.begun.take() {
+            begun();
+        }
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -297,7 +305,12 @@ impl<A: Actor> Shell<A> {
         let Some(ring) = &self.ring else { return true };
         let Poll::Ready(batch) = ring.poll_pop(task) else { return true };
         let refused = ring.take_refused();
-        task.waker().wake_by_ref();
+        if ring.len() == 0 {
+            // Sparse traffic costs one turn a batch, not two.
+            ring.park(task);
+        } else {
+            task.waker().wake_by_ref();
+        }
         self.mailbox.life().handled.fetch_add(1, Ordering::Relaxed);
         if refused > 0 {
             self.count_dropped(refused);

@@ -21,6 +21,9 @@ pub enum Full {
     Latest,
 }
 
+/// A row's start function.
+pub type Start<C> = fn(&Boot<'_, C>) -> Result<(), StartError>;
+
 /// One kind of actor in a process.
 pub struct Row<C: 'static> {
     /// [`Actor::KIND`](crate::Actor::KIND).
@@ -42,7 +45,7 @@ pub struct Row<C: 'static> {
     /// How often.
     pub intensity: Intensity,
     /// Starts it (a root). `None`: its parent does.
-    pub start: Option<fn(&Boot<'_, C>) -> Result<(), StartError>>,
+    pub start: Option<Start<C>>,
 }
 
 /// Why an actor or a process did not start.

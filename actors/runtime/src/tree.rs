@@ -251,7 +251,8 @@ impl<C> Boot<'_, C> {
         Address(self.process.directory.mailbox::<A::Command>(&self.process.table, A::KIND, key))
     }
 
-    /// Starts a root on the lane of its row: `make` runs on that thread and returns the factory.
+    /// Starts a root on the lane of its row: `make` runs on that thread and returns the factory. Returns when the actor's
+    /// `started` has.
     pub fn start<A, F>(
         &self,
         lane: &LaneRef,
@@ -291,23 +292,33 @@ impl<C> Boot<'_, C> {
         let (restart, intensity, with_ring) = (rule.restart, rule.intensity, rule.ring > 0);
         let mailbox = Arc::clone(&address.0);
         let id = self.process.registry.next_id();
-        let launched = lane.run(move || {
-            let lane = lane::current().ok_or_else(|| StartError::Table("this thread is no lane".into()))?;
-            let ring = if with_ring { Some(lane.ring::<A>(&mailbox.life().key)?) } else { None };
-            let factory = make()?;
-            Launch {
-                id,
-                lane,
-                mailbox,
-                ring,
-                parent: Parent::Process,
-                parent_name: ROOT.to_string(),
-                factory: Box::new(factory),
-                restart,
-                intensity,
+        let launched = lane.run_until(move |result| {
+            let launch = || {
+                let lane =
+                    lane::current().ok_or_else(|| StartError::Table("this thread is no lane".into()))?;
+                let ring = if with_ring { Some(lane.ring::<A>(&mailbox.life().key)?) } else { None };
+                let begun = result.clone();
+                Ok(Launch {
+                    id,
+                    lane,
+                    mailbox,
+                    ring,
+                    parent: Parent::Process,
+                    parent_name: ROOT.to_string(),
+                    factory: Box::new(make()?),
+                    restart,
+                    intensity,
+                    begun: Box::new(move || {
+                        let _ = begun.send(Ok(()));
+                    }),
+                })
+            };
+            match launch() {
+                Ok(launch) => launch.launch(),
+                Err(error) => {
+                    let _ = result.send(Err(error));
+                }
             }
-            .launch();
-            Ok(())
         });
         match launched {
             Some(Ok(())) => {

@@ -83,6 +83,7 @@ impl Universe {
             factory: Box::new(factory),
             restart: rule.restart,
             intensity: rule.intensity,
+            begun: Box::new(|| {}),
         };
         self.block_on(async move { launch.launch() });
         Ok(Child { address: Address(mailbox), packets })

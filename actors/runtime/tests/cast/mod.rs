@@ -5,7 +5,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use actors_runtime::{Actor, Child, ChildEnded, Cx, Full, How, Intensity, LaneKind, Never, Restart, Row};
+use actors_runtime::{
+    Actor, Address, Child, ChildEnded, Cx, Full, HandoverReceiver, How, Intensity, LaneKind, Never, Restart,
+    Row,
+};
 
 /// What happened, in order: `(who, what)`.
 #[derive(Clone, Default)]
@@ -56,10 +59,14 @@ impl Log {
 /// A peer that notes what it is told.
 pub struct Peer {
     pub log: Log,
+    pub incoming: Option<HandoverReceiver<Vec<u32>>>,
 }
 
 pub enum Do {
     Note(u32),
+    /// Notes the number and tells itself the next lower one.
+    CountDown(u32),
+    Watch(Address<Peer>),
     Panic,
     PanicInFuture,
     FinishLater(u32),
@@ -76,11 +83,23 @@ impl Actor for Peer {
 
     fn started(&mut self, cx: &mut Cx<Self>) {
         self.log.add(cx.key(), Event::Started);
+        if let Some(incoming) = &self.incoming {
+            cx.follow(incoming.clone(), |me, batch, cx| me.received(batch, cx));
+        }
     }
 
     fn told(&mut self, command: Do, cx: &mut Cx<Self>) {
         match command {
             Do::Note(number) => self.log.add(cx.key(), Event::Note(number)),
+            Do::CountDown(number) => {
+                self.log.add(cx.key(), Event::Note(number));
+                if number > 0 {
+                    cx.me().tell(Do::CountDown(number - 1)).unwrap();
+                }
+            }
+            Do::Watch(other) => {
+                cx.watch(&other, |how| Do::Note(if how == How::Stopped { 1 } else { 0 }));
+            }
             Do::Panic => panic!("told to"),
             Do::PanicInFuture => {
                 cx.spawn(async { panic!("told to, in a future") }, |_, (): (), _| {});
@@ -121,7 +140,7 @@ pub const POISON: u32 = 666;
 
 pub fn peer(log: &Log) -> impl FnMut() -> Peer + 'static {
     let log = log.clone();
-    move || Peer { log: log.clone() }
+    move || Peer { log: log.clone(), incoming: None }
 }
 
 /// A parent of peers. Those named in `keys` are started again with it.
