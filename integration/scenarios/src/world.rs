@@ -27,13 +27,21 @@ pub struct Plan {
     pub allowed: bool,
     /// More arguments for the gateway.
     pub gateway_arguments: Vec<String>,
+    /// Where the gateway finds control, when it is not where control says.
+    pub gateway_control_url: Option<&'static str>,
     /// The log filter of every program.
     pub log: &'static str,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { nat: Nat::PortRestricted.into(), allowed: true, gateway_arguments: Vec::new(), log: "info" }
+        Self {
+            nat: Nat::PortRestricted.into(),
+            allowed: true,
+            gateway_arguments: Vec::new(),
+            gateway_control_url: None,
+            log: "info",
+        }
     }
 }
 
@@ -216,8 +224,12 @@ impl World {
 
     /// Starts the gateway, supervised, with the command that control printed for it.
     pub fn start_gateway(&mut self) -> Result<()> {
+        let elsewhere = self.plan.gateway_control_url;
+        let words = self.gateway_command.iter().skip(1).map(String::as_str);
+        let words: Vec<_> =
+            words.map(|word| if word == CONTROL_URL { elsewhere.unwrap_or(word) } else { word }).collect();
         let node = self.node(&self.ground.office, "postern-gateway", 9461, |launch| {
-            launch.args(self.gateway_command.iter().skip(1)).args(&self.plan.gateway_arguments).supervised()
+            launch.args(words).args(&self.plan.gateway_arguments).supervised()
         })?;
         node.wait_ready(READY)?;
         self.gateway = Some(node);

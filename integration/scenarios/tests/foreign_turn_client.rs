@@ -102,7 +102,8 @@ const TO_A_PEER: &str = "-u alice -w wonderland -n 5 -m 1 -c -e 203.0.113.30 -r 
 fn echo(host: &Host) -> Process {
     let tool = program("lab-tool").unwrap();
     let echo = host.launch("echo", tool).args(["udp-echo", "--listen", "203.0.113.30:3480"]).start().unwrap();
-    wait::until_true("the peer listens", Duration::from_secs(5), || Ok(echo.stdout().contains("ready"))).unwrap();
+    wait::until_true("the peer listens", Duration::from_secs(5), || Ok(echo.stdout().contains("ready")))
+        .unwrap();
     echo
 }
 

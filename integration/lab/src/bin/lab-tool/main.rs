@@ -5,8 +5,10 @@
 mod conntrack;
 mod dns;
 mod echo;
+mod flood;
 mod http;
 mod observe;
+mod websocket;
 
 use std::net::SocketAddr;
 
@@ -56,6 +58,8 @@ enum What {
     },
     /// Sends one datagram to each address and prints, as a JSON array, what comes back.
     UdpSend(observe::Send),
+    /// Stands between control and a node, and floods the node with control's messages when told.
+    ControlProxy(flood::Proxy),
     /// Empties the connection table of this network namespace.
     ForgetConnections,
 }
@@ -68,6 +72,7 @@ fn main() -> Result<()> {
         What::UdpPing(ping) => ping.run(),
         What::UdpObserve { listen } => observe::serve(&listen),
         What::UdpSend(send) => send.run(),
+        What::ControlProxy(proxy) => proxy.run(),
         What::ForgetConnections => conntrack::forget_all(),
     }
 }

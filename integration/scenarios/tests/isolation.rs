@@ -1,0 +1,145 @@
+//! Control messages never slow the packet path down: 20,000 of them a second hit a gateway that is carrying traffic,
+//! and neither the traffic nor its echoes notice.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use integration_lab::{Lab, Process, program, wait};
+use integration_scenarios::{
+    Plan, World,
+    addresses::{CONTROL, WEB, WEB_NAME},
+};
+use serde_json::Value;
+
+const MESSAGES_A_SECOND: u64 = 20_000;
+const SECONDS: u64 = 10;
+/// What iperf3 is told to send, and what has to arrive of it.
+const PACED: f64 = 300e6;
+const ARRIVES: f64 = 0.95;
+/// The largest growth of the gateway's memory.
+const GROWTH: u64 = 64 * 1024 * 1024;
+const PROXY: &str = "203.0.113.11";
+const PROXY_URL: &str = "https://203.0.113.11:8443";
+
+struct Run {
+    bits_per_second: f64,
+    echoes: Value,
+}
+
+/// The key of control's own certificate: the proxy shows the same certificate, so that the pin holds.
+fn control_key(world: &World) -> PathBuf {
+    let files =
+        fs::read_dir(&world.control().unwrap().state_dir).unwrap().flatten().map(|entry| entry.path());
+    let mut keys =
+        files.filter(|path| fs::read_to_string(path).is_ok_and(|text| text.contains("PRIVATE KEY")));
+    keys.next().unwrap()
+}
+
+fn start_proxy(world: &World, order: &str) -> Process {
+    let internet = &world.ground.internet;
+    internet.address("wan", &[&format!("{PROXY}/24")]).unwrap();
+    let certificate = world.control().unwrap().state_dir.join("certificate.pem");
+    let proxy = internet
+        .launch("control-proxy", program("lab-tool").unwrap())
+        .args(["control-proxy", "--order", order])
+        .args(["--listen", &format!("{PROXY}:8443"), "--upstream", &format!("{CONTROL}:8443")])
+        .args(["--cert".as_ref(), certificate.as_os_str(), "--key".as_ref(), control_key(world).as_os_str()])
+        .start()
+        .unwrap();
+    wait::until_true("the proxy listens", Duration::from_secs(5), || Ok(proxy.stdout().contains("ready")))
+        .unwrap();
+    proxy
+}
+
+/// Paced traffic and echoes for [`SECONDS`]; `meanwhile` begins when both run.
+fn traffic(world: &World, meanwhile: impl FnOnce()) -> Run {
+    let seconds = SECONDS.to_string();
+    let iperf = ["iperf3", "-c", WEB, "-b", "300M", "-t", &seconds, "--json"];
+    let home = &world.ground.home;
+    let iperf = home.launch("iperf3", iperf[0]).args(&iperf[1..]).start().unwrap();
+    let words = format!("udp-ping --to {WEB}:7 --rate 100 --seconds {SECONDS}");
+    let echoes =
+        home.launch("echoes", program("lab-tool").unwrap()).args(words.split_whitespace()).start().unwrap();
+    meanwhile();
+
+    let limit = Duration::from_secs(SECONDS + 20);
+    assert_eq!(iperf.wait(limit).unwrap(), 0, "{}{}", iperf.stderr(), iperf.stdout());
+    echoes.wait(limit).unwrap();
+    // Both write behind what the run before wrote.
+    let report = last_object(&iperf.stdout());
+    Run {
+        bits_per_second: report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap(),
+        echoes: last_object(&echoes.stdout()),
+    }
+}
+
+fn last_object(text: &str) -> Value {
+    serde_json::Deserializer::from_str(text).into_iter::<Value>().last().unwrap().unwrap()
+}
+
+/// For each kind of actor on the gateway: messages handled, and messages that a full mailbox's rule dropped or replaced.
+fn control_counts(world: &World) -> Vec<(String, u64, u64)> {
+    let actors = world.gateway().unwrap().actors().unwrap();
+    let number = |row: &Value, name: &str| row[name].as_u64().unwrap_or(0);
+    let rows = actors["actors"].as_array().unwrap().iter();
+    rows.map(|row| (row["kind"].as_str().unwrap().to_owned(), number(row, "handled"), number(row, "dropped")))
+        .collect()
+}
+
+fn total_of(counts: &[(String, u64, u64)], kind: &str) -> u64 {
+    counts.iter().filter(|(name, ..)| name == kind).map(|(_, handled, dropped)| handled + dropped).sum()
+}
+
+#[test]
+fn a_flood_of_control_messages_leaves_packets_alone() {
+    let plan = Plan { gateway_control_url: Some(PROXY_URL), ..Plan::default() };
+    let mut world = World::lay_out(Lab::unique().unwrap(), plan).unwrap();
+    world.start_control().unwrap();
+    world.configure().unwrap();
+    world.start_relay().unwrap();
+    let order = world.ground.internet.dir().join("flood").display().to_string();
+    let proxy = start_proxy(&world, &order);
+    world.start_gateway().unwrap();
+    world.start_client().unwrap();
+    world.wait_connected().unwrap();
+    let _server = world.ground.web.launch("iperf3", "iperf3").args(["-s", "--forceflush"]).start().unwrap();
+    for url in [format!("http://{WEB}/"), format!("http://{WEB_NAME}/")] {
+        assert_eq!(world.curl(&["-o", "/dev/null", &url]).unwrap().code, 0);
+    }
+    world.client().unwrap().wait_resource("office-lan", "path", "direct", Duration::from_secs(30)).unwrap();
+    let known = || Ok(proxy.stdout().contains("device known"));
+    wait::until_true("the proxy knows a device", Duration::from_secs(5), known).unwrap();
+
+    let quiet = traffic(&world, || {});
+    let memory = world.gateway().unwrap().process.resident_bytes().unwrap();
+    let before = control_counts(&world);
+    let loud = traffic(&world, || fs::write(&order, format!("{MESSAGES_A_SECOND} {SECONDS}")).unwrap());
+    let flooded = || Ok(proxy.stdout().contains("flooded"));
+    wait::until_true("the flood is over", Duration::from_secs(5), flooded).unwrap();
+    let growth = world.gateway().unwrap().process.resident_bytes().unwrap().saturating_sub(memory);
+
+    let p99 = |run: &Run| run.echoes["p99_ms"].as_f64().unwrap();
+    println!("quiet: {:.0} Mbit/s, {}", quiet.bits_per_second / 1e6, quiet.echoes);
+    println!(
+        "loud: {:.0} Mbit/s, {}, memory +{} KiB",
+        loud.bits_per_second / 1e6,
+        loud.echoes,
+        growth / 1024
+    );
+    println!("{}", proxy.stdout());
+    assert!(quiet.bits_per_second >= ARRIVES * PACED, "this machine is too slow for the test itself");
+    assert!(loud.bits_per_second >= ARRIVES * PACED, "{:.1} Mbit/s", loud.bits_per_second / 1e6);
+    assert_eq!(loud.echoes["missing"], 0, "{}", loud.echoes);
+    assert!(p99(&loud) <= 2.0 * p99(&quiet), "p99 {} ms, quiet {} ms", p99(&loud), p99(&quiet));
+    assert!(growth <= GROWTH, "memory grew by {growth} bytes");
+
+    let sent = MESSAGES_A_SECOND * SECONDS;
+    wait::until_true("every message is applied or coalesced", Duration::from_secs(10), || {
+        let after = control_counts(&world);
+        let arrived = total_of(&after, "Peers") - total_of(&before, "Peers");
+        anyhow::ensure!(arrived >= sent, "{arrived} of {sent} at Peers: {after:?}");
+        Ok(true)
+    })
+    .unwrap();
+}
