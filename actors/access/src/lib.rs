@@ -1,0 +1,17 @@
+//! Access: the session with control, and what it grants.
+
+pub mod admissions;
+pub mod connection;
+pub mod control_session;
+pub mod grants;
+mod pins;
+pub mod trust;
+
+pub use admissions::{Admissions, AdmissionsCommand, AdmissionsSettings, AdmissionsView, Lookup};
+pub use connection::{ConnectError, ControlUrl, Endpoint, NotAControlUrl};
+pub use control_session::{
+    ControlSession, SessionEvent, SessionSettings, SessionState, SessionStatus, Target,
+};
+pub use grants::{Decided, Grants, GrantsCommand, GrantsSettings, GrantsView, ResourceState, ResourceStatus};
+pub use pins::{Pinned, Pins};
+pub use trust::{Trust, TrustError};

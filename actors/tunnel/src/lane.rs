@@ -1,0 +1,421 @@
+//! What the actors of one packet lane share: sockets, TUN queue, and who is where.
+//!
+//! It belongs to the lane, not to an actor: a restarted actor finds its descriptors, keys and paths here. Nothing in it
+//! leaves its thread, so nothing in it is locked.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actors_network::{Datagram, Demux, LaneSockets, LaneTun, PacketSink};
+use actors_runtime::{Address, Drops, PacketSender};
+use protocol_packet::{Batch, Batches, Buffer, Pool};
+use protocol_traversal::{Path, RelaySlot, Via};
+use protocol_tunnel::{DatagramKind, classify, receiver};
+use tokio::time::Instant;
+
+use crate::peer::{Inbound, Peer, PeerKept, PeerPackets};
+use crate::relay_link::{LinkCommand, LinkMachine, RelayLink};
+use crate::router::{Route, Router};
+
+/// Longest packet or datagram that a lane handles one at a time, bytes.
+const BUFFER: usize = 2048;
+/// Room before a packet for a header that is put before it.
+const HEADROOM: usize = 32;
+/// Buffers that a lane keeps when they are idle: 64 peers with a batch each.
+const KEEP_BUFFERS: usize = 4096;
+/// Batches that a lane keeps when they are idle.
+const KEEP_BATCHES: usize = 256;
+
+/// The time since the host started, suspend included: what grants end by.
+pub fn lasting_time() -> Duration {
+    // The call fails only for clocks that a kernel does not have; Linux has this one since 2.6.39.
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+/// A peer's place in the lane's table.
+pub(crate) struct PeerPlace {
+    pub(crate) address: Address<Peer>,
+    pub(crate) packets: PacketSender<PeerPackets>,
+    pub(crate) kept: Rc<PeerKept>,
+}
+
+/// A relay's place in the lane's table.
+pub(crate) struct LinkPlace {
+    pub(crate) address: Address<RelayLink>,
+    pub(crate) packets: PacketSender<Batch<Datagram>>,
+    pub(crate) machine: Rc<LinkMachine>,
+}
+
+/// The shared part of one packet lane.
+pub struct TunnelLane {
+    index: u8,
+    epoch: Instant,
+    sockets: LaneSockets,
+    tun: Rc<LaneTun>,
+    drops: Drops,
+    pool: Pool,
+    inbound: Batches<Inbound>,
+    outbound: Batches<Buffer>,
+    datagrams: Batches<Datagram>,
+    peers: RefCell<Vec<Option<PeerPlace>>>,
+    links: RefCell<Vec<Option<LinkPlace>>>,
+    router: RefCell<Router>,
+    initiations: RefCell<Option<PacketSender<Batch<Inbound>>>>,
+}
+
+thread_local! {
+    static HERE: RefCell<Option<Rc<TunnelLane>>> = const { RefCell::new(None) };
+}
+
+impl TunnelLane {
+    /// This thread's shared part, which `open` makes when there is none yet: whichever of the lane's actors starts first
+    /// opens the descriptors for all.
+    ///
+    /// # Errors
+    /// What `open` says.
+    pub fn here<E>(open: impl FnOnce() -> Result<Rc<Self>, E>) -> Result<Rc<Self>, E> {
+        if let Some(lane) = HERE.with(|here| here.borrow().clone()) {
+            return Ok(lane);
+        }
+        let lane = open()?;
+        HERE.with(|here| here.replace(Some(lane.clone())));
+        Ok(lane)
+    }
+
+    /// The lane's shared part over its descriptors; must be made on the lane.
+    pub fn new(
+        index: u8,
+        epoch: Instant,
+        sockets: LaneSockets,
+        tun: Rc<LaneTun>,
+        router: Router,
+        drops: Drops,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            epoch,
+            sockets,
+            tun,
+            drops,
+            pool: Pool::new(BUFFER, HEADROOM, KEEP_BUFFERS),
+            inbound: Batches::new(KEEP_BATCHES),
+            outbound: Batches::new(KEEP_BATCHES),
+            datagrams: Batches::new(KEEP_BATCHES),
+            peers: RefCell::default(),
+            links: RefCell::default(),
+            router: RefCell::new(router),
+            initiations: RefCell::default(),
+        })
+    }
+
+    /// The lane's number, part of every receiver index.
+    pub fn index(&self) -> u8 {
+        self.index
+    }
+
+    /// The lane's sockets.
+    pub fn sockets(&self) -> &LaneSockets {
+        &self.sockets
+    }
+
+    /// The lane's TUN queue.
+    pub fn tun(&self) -> &Rc<LaneTun> {
+        &self.tun
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(crate) fn router(&self) -> &RefCell<Router> {
+        &self.router
+    }
+
+    pub(crate) fn count(&self, reason: &'static str, packets: u64) {
+        self.drops.count(reason, packets);
+    }
+
+    /// The machines' time: since the lane began.
+    pub(crate) fn now(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.epoch)
+    }
+
+    /// The same backwards.
+    pub(crate) fn instant(&self, now: Duration) -> Instant {
+        self.epoch + now
+    }
+
+    pub(crate) fn take_initiations(&self, table: PacketSender<Batch<Inbound>>) {
+        self.initiations.replace(Some(table));
+    }
+
+    pub(crate) fn put_peer(&self, slot: u16, place: Option<PeerPlace>) -> Option<PeerPlace> {
+        let mut peers = self.peers.borrow_mut();
+        let slot = usize::from(slot);
+        if peers.len() <= slot {
+            peers.resize_with(slot + 1, || None);
+        }
+        match peers.get_mut(slot) {
+            Some(held) => std::mem::replace(held, place),
+            None => None,
+        }
+    }
+
+    pub(crate) fn with_peer<R>(&self, slot: u16, f: impl FnOnce(&PeerPlace) -> R) -> Option<R> {
+        self.peers.borrow().get(usize::from(slot)).and_then(Option::as_ref).map(f)
+    }
+
+    pub(crate) fn each_peer(&self, mut f: impl FnMut(u16, &PeerPlace)) {
+        for (slot, place) in self.peers.borrow().iter().enumerate() {
+            if let (Some(place), Ok(slot)) = (place, u16::try_from(slot)) {
+                f(slot, place);
+            }
+        }
+    }
+
+    pub(crate) fn put_link(&self, slot: RelaySlot, place: Option<LinkPlace>) {
+        let mut links = self.links.borrow_mut();
+        let slot = usize::from(slot.0);
+        if links.len() <= slot {
+            links.resize_with(slot + 1, || None);
+        }
+        if let Some(held) = links.get_mut(slot) {
+            *held = place;
+        }
+    }
+
+    pub(crate) fn with_link<R>(&self, slot: RelaySlot, f: impl FnOnce(&LinkPlace) -> R) -> Option<R> {
+        self.links.borrow().get(usize::from(slot.0)).and_then(Option::as_ref).map(f)
+    }
+
+    pub(crate) fn each_link(&self, mut f: impl FnMut(RelaySlot, &LinkPlace)) {
+        for (slot, place) in self.links.borrow().iter().enumerate() {
+            if let (Some(place), Ok(slot)) = (place, u8::try_from(slot)) {
+                f(RelaySlot(slot), place);
+            }
+        }
+    }
+
+    /// Sends datagrams of `segment` bytes each (the last may be shorter) on a path.
+    pub(crate) fn send(&self, path: Path, bytes: &[u8], segment: usize) {
+        match path.via {
+            Via::Direct => {
+                let _ = self.sockets.send(path.remote, bytes, segment);
+            }
+            Via::Relay(slot) => {
+                let sent = self.with_link(slot, |link| self.send_through(link, path.remote, bytes, segment));
+                if sent != Some(true) {
+                    self.count("relay_not_allocated", bytes.len().div_ceil(segment.max(1)) as u64);
+                }
+            }
+        }
+    }
+
+    fn send_through(&self, link: &LinkPlace, remote: SocketAddr, bytes: &[u8], segment: usize) -> bool {
+        let Some(allocation) = &link.machine.allocation else { return false };
+        let mut allocation = allocation.borrow_mut();
+        let relay = link.machine.config.address;
+        if let Some(channel) = allocation.channel(remote) {
+            let _ = self.sockets.send_channel_data(relay, channel, bytes, segment);
+            return true;
+        }
+        let mut framed = Vec::new();
+        for datagram in bytes.chunks(segment.max(1)) {
+            framed.clear();
+            if allocation.wrap(remote, datagram, &mut framed).is_err() {
+                return false;
+            }
+            let _ = self.sockets.send(relay, &framed, 0);
+        }
+        true
+    }
+
+    /// Asks a relay for a channel to `remote`, which permits it too.
+    pub(crate) fn bind(&self, slot: RelaySlot, remote: SocketAddr, now: Duration) {
+        self.with_link(slot, |link| {
+            if let Some(allocation) = &link.machine.allocation {
+                allocation.borrow_mut().bind(remote, now);
+                let _ = link.address.tell(LinkCommand::Drain);
+            }
+        });
+    }
+
+    /// Starts handing datagrams of whatever path to the peers that they are for.
+    pub(crate) fn inward(&self) -> Inward<'_> {
+        Inward { lane: self, slot: 0, batch: None }
+    }
+
+    fn push_sealed(&self, slot: u16, batch: Batch<Buffer>) {
+        let packets = batch.len() as u64;
+        match self.with_peer(slot, |place| place.packets.push(PeerPackets::Seal(batch))) {
+            Some(Ok(())) => {}
+            Some(Err(_)) => self.count("peer_ring_full", packets),
+            None => self.count("no_such_peer", packets),
+        }
+    }
+
+    /// Routes packets that waited, as if they had just come.
+    pub(crate) fn reroute(&self, packets: Vec<Buffer>) {
+        let mut batch = self.outbound.take();
+        for packet in packets {
+            if let Err(packet) = batch.push(packet) {
+                self.packets(&mut batch);
+                let _ = batch.push(packet);
+            }
+        }
+        self.packets(&mut batch);
+    }
+}
+
+/// Collects what is for one peer as long as nothing for another comes between.
+pub(crate) struct Inward<'a> {
+    lane: &'a TunnelLane,
+    slot: u16,
+    batch: Option<Batch<Inbound>>,
+}
+
+impl Inward<'_> {
+    /// Hands over one datagram that came on `path`.
+    pub(crate) fn push(&mut self, path: Path, bytes: Buffer) {
+        let Some(kind) = classify(&bytes) else {
+            self.lane.count("not_wireguard", 1);
+            return;
+        };
+        let Some(index) = receiver(&bytes) else {
+            if kind == DatagramKind::Initiation {
+                self.flush();
+                self.initiation(path, bytes);
+            } else {
+                self.lane.count("not_wireguard", 1);
+            }
+            return;
+        };
+        if index.lane != self.lane.index {
+            self.lane.count("wrong_lane", 1);
+            return;
+        }
+        if self.slot != index.slot {
+            self.flush();
+            self.slot = index.slot;
+        }
+        let batch = self.batch.get_or_insert_with(|| self.lane.inbound.take());
+        if let Err(inbound) = batch.push(Inbound { path, bytes }) {
+            self.flush();
+            let mut batch = self.lane.inbound.take();
+            let _ = batch.push(inbound);
+            self.batch = Some(batch);
+        }
+    }
+
+    /// An initiation names no peer: the table has to open it.
+    fn initiation(&self, path: Path, bytes: Buffer) {
+        let mut batch = self.lane.inbound.take();
+        let _ = batch.push(Inbound { path, bytes });
+        let pushed = self.lane.initiations.borrow().as_ref().map(|table| table.push(batch));
+        if !matches!(pushed, Some(Ok(()))) {
+            self.lane.count("initiations_full", 1);
+        }
+    }
+
+    /// Hands over what was collected.
+    pub(crate) fn flush(&mut self) {
+        let Some(batch) = self.batch.take() else { return };
+        let packets = batch.len() as u64;
+        match self.lane.with_peer(self.slot, |place| place.packets.push(PeerPackets::Open(batch))) {
+            Some(Ok(())) => {}
+            Some(Err(_)) => self.lane.count("peer_ring_full", packets),
+            None => self.lane.count("no_such_session", packets),
+        }
+    }
+}
+
+/// The reader of the lane's sockets hands everything over here.
+impl Demux for TunnelLane {
+    fn datagrams(&self, arrived: &mut Batch<Datagram>) {
+        let mut inward = self.inward();
+        let mut from_relay: Option<(RelaySlot, Batch<Datagram>)> = None;
+        for datagram in arrived.drain() {
+            // STUN starts with 0 or 1 and ChannelData with 0x40 to 0x4f: WireGuard's 1 is told apart by the address.
+            let link = match datagram.bytes.first() {
+                Some(0 | 1 | 0x40..=0x4f) => self.link_at(datagram.from),
+                _ => None,
+            };
+            let Some(slot) = link else {
+                inward.push(Path { via: Via::Direct, remote: datagram.from }, datagram.bytes);
+                continue;
+            };
+            match &mut from_relay {
+                Some((held, batch)) if *held == slot => {
+                    let _ = batch.push(datagram);
+                }
+                _ => {
+                    self.push_link(from_relay.take());
+                    let mut batch = self.datagrams.take();
+                    let _ = batch.push(datagram);
+                    from_relay = Some((slot, batch));
+                }
+            }
+        }
+        inward.flush();
+        self.push_link(from_relay);
+    }
+}
+
+impl TunnelLane {
+    fn link_at(&self, address: SocketAddr) -> Option<RelaySlot> {
+        let links = self.links.borrow();
+        let slot = links
+            .iter()
+            .position(|link| link.as_ref().is_some_and(|link| link.machine.config.address == address))?;
+        u8::try_from(slot).ok().map(RelaySlot)
+    }
+
+    fn push_link(&self, batch: Option<(RelaySlot, Batch<Datagram>)>) {
+        let Some((slot, batch)) = batch else { return };
+        let packets = batch.len() as u64;
+        if !matches!(self.with_link(slot, |link| link.packets.push(batch)), Some(Ok(()))) {
+            self.count("relay_ring_full", packets);
+        }
+    }
+}
+
+/// The reader of the TUN queue hands everything over here.
+impl PacketSink for TunnelLane {
+    fn packets(&self, arrived: &mut Batch<Buffer>) {
+        let mut slot = 0;
+        let mut batch: Option<Batch<Buffer>> = None;
+        for mut packet in arrived.drain() {
+            let route = self.router.borrow_mut().route(&mut packet, &self.pool);
+            let to = match route {
+                Route::Peer(to) => to,
+                Route::Answer { reason, answer } => {
+                    self.count(reason, 1);
+                    let _ = self.tun.write(&answer);
+                    continue;
+                }
+                Route::Wait(resource) => {
+                    if let Some(full) = self.router.borrow_mut().hold(resource, packet) {
+                        self.count(full, 1);
+                    }
+                    continue;
+                }
+                Route::Drop(reason) => {
+                    self.count(reason, 1);
+                    continue;
+                }
+            };
+            if slot != to
+                && let Some(batch) = batch.take()
+            {
+                self.push_sealed(slot, batch);
+            }
+            slot = to;
+            let _ = batch.get_or_insert_with(|| self.outbound.take()).push(packet);
+        }
+        if let Some(batch) = batch {
+            self.push_sealed(slot, batch);
+        }
+    }
+}

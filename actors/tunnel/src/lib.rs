@@ -1,0 +1,22 @@
+//! Tunnels: the peers of a node, their paths, and our ends at relays.
+
+mod host;
+mod lane;
+mod peer;
+mod peer_table;
+mod peers;
+mod relay_link;
+mod router;
+mod sender;
+mod side;
+
+pub use host::host_addresses;
+pub use lane::{TunnelLane, lasting_time};
+pub use peer::{
+    Inbound, PathSummary, Peer, PeerChange, PeerCommand, PeerConfig, PeerFact, PeerName, PeerPackets,
+};
+pub use peer_table::{PeerTable, TableCommand, TableFact};
+pub use peers::{LinkView, Peers, PeersCommand, PeersFact, PeersView};
+pub use relay_link::{LinkChange, LinkCommand, LinkConfig, LinkFact, RelayLink};
+pub use router::{Router, RouterChange};
+pub use side::GatewayApply;

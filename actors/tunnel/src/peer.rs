@@ -1,0 +1,542 @@
+//! One WireGuard peer: its keys, its paths, its silence, and what it may reach.
+//!
+//! - Parent: [`PeerTable`](crate::PeerTable), one child per connected device or gateway, restarted alone.
+//! - Core: [`Tunnel`], [`Agent`], and the grants of its side.
+//! - When it dies: its keys, flows and candidates stay in the lane's table; it starts a handshake at once; no other peer
+//!   notices.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors_runtime::{Actor, Cx, Outlet};
+use protocol_control::{Candidate, CandidateKind, InnerAddresses};
+use protocol_filter::{FlowRecord, GatewayRules};
+use protocol_identity::{DeviceId, GatewayId, Secret32, WireguardKey, WireguardPublic};
+use protocol_packet::{Batch, Buffer};
+use protocol_traversal::{
+    Agent, AgentConfig, Hygiene, Output as PathOutput, Path, PathKind, ProbeKeys, Role,
+};
+use protocol_tunnel::{
+    ConnectionKeys, DatagramKind, Limiter, Opened, Output as TunnelOutput, Sealed, Tunnel, TunnelConfig,
+    TunnelIndex, classify,
+};
+
+use crate::lane::TunnelLane;
+use crate::sender::Sender;
+use crate::side::{Side, SideOutput, Verdict};
+
+/// How often a peer reports its path when nothing changes; `status` shows round trips no older than this.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// The largest probe.
+const PROBE: usize = 1500;
+
+/// A datagram with the path that it came on.
+pub struct Inbound {
+    /// The path.
+    pub path: Path,
+    /// The datagram.
+    pub bytes: Buffer,
+}
+
+/// What arrives through the packet mailbox, in arrival order.
+pub enum PeerPackets {
+    /// Opens datagrams from the network.
+    Open(Batch<Inbound>),
+    /// Seals packets from the host.
+    Seal(Batch<Buffer>),
+}
+
+/// Who the other end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PeerName {
+    /// A device, at a gateway.
+    Device(DeviceId),
+    /// A gateway, at a device.
+    Gateway(GatewayId),
+}
+
+/// Everything that a connection is made of.
+#[derive(Clone)]
+pub struct PeerConfig {
+    /// Its place on the lane, part of its receiver index.
+    pub slot: u16,
+    /// Who the other end is.
+    pub name: PeerName,
+    /// Our WireGuard key.
+    pub private: WireguardKey,
+    /// The other end's WireGuard key.
+    pub public: WireguardPublic,
+    /// The secret out of ML-KEM that the connection's symmetric keys come from.
+    pub secret: Secret32,
+    /// The receiver index that the other end wants.
+    pub remote_index: u32,
+    /// The other end's tunnel addresses.
+    pub inner: InnerAddresses,
+    /// Where the other end may be reached.
+    pub candidates: Vec<Candidate>,
+    /// What candidates are acceptable.
+    pub hygiene: Hygiene,
+    /// At a gateway: the host's own rules.
+    pub rules: Option<Arc<GatewayRules>>,
+}
+
+/// What a peer can be told.
+pub enum PeerCommand {
+    /// The other end has new candidates.
+    Candidates(Vec<Candidate>),
+    /// What candidates are acceptable has changed.
+    Hygiene(Hygiene),
+    /// An allocation of ours came or went.
+    Relays,
+    /// Our own network changed: every path is proven anew.
+    NetworkChanged,
+    /// Its side's grants changed: ends what is no longer granted.
+    GrantsChanged,
+}
+
+/// What a peer reports.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerFact {
+    /// Its place.
+    pub slot: u16,
+    /// What happened.
+    pub what: PeerChange,
+}
+
+/// What can happen to a peer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PeerChange {
+    /// The session is up.
+    Established,
+    /// The session ended for want of an answer.
+    Expired,
+    /// Where data goes now.
+    Path(PathSummary),
+    /// The other end sees us as this address on a direct path.
+    Observed(SocketAddr),
+    /// A flow has ended.
+    FlowEnded(Box<FlowRecord>),
+}
+
+/// The selected path, for people.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PathSummary {
+    /// Direct or relayed.
+    pub kind: PathKind,
+    /// The measured round trip, once there is one.
+    pub round_trip: Option<Duration>,
+    /// The other end of the path.
+    pub remote: SocketAddr,
+    /// Whether a probe was answered on it.
+    pub proven: bool,
+}
+
+/// What outlives a peer's incarnations, in the lane's table.
+pub(crate) struct PeerKept {
+    pub(crate) config: PeerConfig,
+    pub(crate) side: RefCell<Side>,
+    candidates: RefCell<Vec<Candidate>>,
+    hygiene: RefCell<Hygiene>,
+    generation: Cell<u16>,
+}
+
+impl PeerKept {
+    pub(crate) fn new(config: PeerConfig) -> Rc<Self> {
+        let side = match &config.rules {
+            Some(rules) => Side::gateway(&config.inner, rules.clone()),
+            None => Side::Client { slot: config.slot },
+        };
+        Rc::new(Self {
+            candidates: RefCell::new(config.candidates.clone()),
+            hygiene: RefCell::new(config.hygiene.clone()),
+            generation: Cell::new(0),
+            side: RefCell::new(side),
+            config,
+        })
+    }
+
+    /// Whether `config` describes the same session, so that this peer can go on.
+    pub(crate) fn is_same_session(&self, config: &PeerConfig) -> bool {
+        self.config.name == config.name
+            && self.config.slot == config.slot
+            && self.config.public == config.public
+            && self.config.secret == config.secret
+            && self.config.remote_index == config.remote_index
+    }
+}
+
+/// One peer.
+pub struct Peer {
+    lane: Rc<TunnelLane>,
+    kept: Rc<PeerKept>,
+    facts: Outlet<PeerFact>,
+    tunnel: Tunnel,
+    agent: Agent,
+    sender: Rc<RefCell<Sender>>,
+    to_host: Vec<Buffer>,
+    next_report: Duration,
+    reported: Option<(PathKind, SocketAddr, bool)>,
+}
+
+impl Peer {
+    pub(crate) fn new(
+        lane: Rc<TunnelLane>,
+        kept: Rc<PeerKept>,
+        limiter: Limiter,
+        sender: Rc<RefCell<Sender>>,
+        facts: Outlet<PeerFact>,
+    ) -> Self {
+        let config = &kept.config;
+        let now = lane.now(tokio::time::Instant::now());
+        let (own, other) = (config.private.public(), config.public);
+        let role = match config.name {
+            PeerName::Device(_) => Role::Gateway,
+            PeerName::Gateway(_) => Role::Client,
+        };
+        let keys = match role {
+            Role::Client => ConnectionKeys::derive(&config.secret, &own, &other),
+            Role::Gateway => ConnectionKeys::derive(&config.secret, &other, &own),
+        };
+        let (send, receive) = match role {
+            Role::Client => (&keys.client_to_gateway, &keys.gateway_to_client),
+            Role::Gateway => (&keys.gateway_to_client, &keys.client_to_gateway),
+        };
+        let agent_config = AgentConfig {
+            role,
+            keys: ProbeKeys::new(send, receive),
+            generation: kept.generation.get(),
+            local_index: TunnelIndex { slot: config.slot, lane: lane.index() }.receiver_index(),
+            remote_index: Some(config.remote_index),
+            hygiene: kept.hygiene.borrow().clone(),
+            seed: rand::random(),
+        };
+        kept.generation.set(kept.generation.get().wrapping_add(1));
+        let tunnel = Tunnel::new(
+            TunnelConfig {
+                private: config.private.clone(),
+                peer: other,
+                preshared: Some(keys.preshared),
+                index: TunnelIndex { slot: config.slot, lane: lane.index() },
+                limiter,
+            },
+            now,
+        );
+        Self {
+            agent: Agent::new(agent_config, now),
+            tunnel,
+            sender,
+            facts,
+            to_host: Vec::new(),
+            next_report: now,
+            reported: None,
+            lane,
+            kept,
+        }
+    }
+
+    fn is_client(&self) -> bool {
+        matches!(self.kept.config.name, PeerName::Gateway(_))
+    }
+
+    fn add_candidates(&mut self, candidates: &[Candidate], now: Duration) {
+        for candidate in candidates {
+            let candidate = protocol_traversal::Candidate {
+                address: candidate.address,
+                kind: match candidate.kind {
+                    CandidateKind::Host => protocol_traversal::CandidateKind::Host,
+                    CandidateKind::Reflexive => protocol_traversal::CandidateKind::Reflexive,
+                    CandidateKind::Relayed => protocol_traversal::CandidateKind::Relayed,
+                },
+            };
+            if let Err(refused) = self.agent.add_remote(candidate, now) {
+                self.lane.count(refused.reason(), 1);
+            }
+        }
+    }
+
+    fn add_relays(&mut self, now: Duration) {
+        let mut slots = Vec::new();
+        self.lane.each_link(|slot, link| {
+            if link.machine.allocation.is_some() {
+                slots.push(slot);
+            }
+        });
+        for slot in slots {
+            self.agent.add_relay(slot, now);
+        }
+    }
+
+    fn report(&self, what: PeerChange) {
+        // A report that finds the mailbox full is followed by a newer one within a second.
+        let _ = self.facts.tell(PeerFact { slot: self.kept.config.slot, what });
+    }
+
+    fn open(&mut self, mut batch: Batch<Inbound>, now: Duration) {
+        let lane = self.lane.clone();
+        for Inbound { path, mut bytes } in batch.drain() {
+            if classify(&bytes) == Some(DatagramKind::Probe) {
+                if let Err(error) = self.agent.handle_probe(path, &bytes, now) {
+                    lane.count(error.reason(), 1);
+                }
+                continue;
+            }
+            let mut plain = lane.pool().take();
+            let opened = self.tunnel.open(path.remote.ip(), &bytes, plain.whole(), now);
+            if opened.proves_source() {
+                self.agent.handle_received(path, now);
+            }
+            match opened {
+                Opened::Packet { len, source: _ } => {
+                    plain.set_len(len);
+                    // The datagram's own buffer takes a refusal's text: it is no longer needed.
+                    bytes.clear();
+                    self.admit(plain, bytes, now);
+                }
+                Opened::Reply { len, .. } => {
+                    plain.set_len(len);
+                    lane.send(path, &plain, 0);
+                }
+                Opened::Keepalive | Opened::Cookie => {}
+                Opened::Dropped(dropped) => lane.count(dropped.reason(), 1),
+            }
+        }
+        if !self.to_host.is_empty() {
+            lane.tun().write_batch(self.to_host.iter().map(|packet| &**packet));
+            self.to_host.clear();
+        }
+    }
+
+    /// Lets a packet from the other end in, or not.
+    fn admit(&mut self, mut packet: Buffer, mut answer: Buffer, now: Duration) {
+        let verdict = self.kept.side.borrow_mut().admit(&mut packet, &mut answer, &self.lane);
+        match verdict {
+            Verdict::Forward => self.to_host.push(packet),
+            Verdict::Answer(reason) => {
+                self.lane.count(reason, 1);
+                self.seal(&answer, now);
+            }
+            Verdict::Drop(reason) => self.lane.count(reason, 1),
+        }
+    }
+
+    fn seal_batch(&mut self, mut batch: Batch<Buffer>, now: Duration) {
+        let mut answer = self.lane.pool().take();
+        for mut packet in batch.drain() {
+            let verdict = self.kept.side.borrow_mut().release(&mut packet, &mut answer);
+            match verdict {
+                Verdict::Forward => self.seal(&packet, now),
+                Verdict::Answer(reason) => {
+                    self.lane.count(reason, 1);
+                    let _ = self.lane.tun().write(&answer);
+                }
+                Verdict::Drop(reason) => self.lane.count(reason, 1),
+            }
+        }
+    }
+
+    fn seal(&mut self, packet: &[u8], now: Duration) {
+        let Some(path) = self.agent.selected() else {
+            // No path yet: the tunnel keeps a few until there is a session.
+            let mut scratch = self.lane.pool().take();
+            match self.tunnel.seal(packet, scratch.whole(), now) {
+                Sealed::Datagram(_) => self.lane.count("no_path", 1),
+                Sealed::Queued => {}
+                Sealed::Dropped(dropped) => self.lane.count(dropped.reason(), 1),
+            }
+            return;
+        };
+        let mut sender = self.sender.borrow_mut();
+        let Some(room) = sender.room(packet.len(), path, &self.lane) else {
+            self.lane.count("packet_too_long", 1);
+            return;
+        };
+        match self.tunnel.seal(packet, room, now) {
+            Sealed::Datagram(len) => sender.pushed(len, path, &self.lane),
+            Sealed::Queued => {}
+            Sealed::Dropped(dropped) => self.lane.count(dropped.reason(), 1),
+        }
+    }
+
+    /// Does everything that the machines want by now, and sets the alarm.
+    fn settle(&mut self, now: Duration, cx: &mut Cx<Self>) {
+        let lane = self.lane.clone();
+        self.side_outputs(now);
+        self.tunnel_outputs(now);
+        self.drain_queued(now);
+        self.agent_outputs(now);
+        if let Some(path) = self.agent.selected() {
+            let mut sender = self.sender.borrow_mut();
+            if !sender.is_empty() {
+                self.agent.handle_sent(now);
+            }
+            sender.flush(path, &lane);
+        } else {
+            let lost = self.sender.borrow_mut().discard();
+            if lost > 0 {
+                lane.count("no_path", lost);
+            }
+        }
+        if now >= self.next_report {
+            self.next_report = now + REPORT_EVERY;
+            self.report_path(now);
+        }
+        let side = self.kept.side.borrow().timeout_in().map(|wait| now + wait);
+        let deadlines = [self.tunnel.poll_timeout(), self.agent.poll_timeout(), side];
+        let alarm =
+            deadlines.into_iter().flatten().min().map_or(self.next_report, |d| d.min(self.next_report));
+        cx.wake_at(lane.instant(alarm));
+    }
+
+    fn side_outputs(&mut self, now: Duration) {
+        loop {
+            let output = self.kept.side.borrow_mut().poll_output();
+            match output {
+                Some(SideOutput::ToPeer(packet)) => self.seal(&packet, now),
+                Some(SideOutput::ToHost(packet)) => {
+                    let _ = self.lane.tun().write(&packet);
+                }
+                Some(SideOutput::FlowEnded(record)) => self.report(PeerChange::FlowEnded(Box::new(record))),
+                None => return,
+            }
+        }
+    }
+
+    fn tunnel_outputs(&mut self, now: Duration) {
+        while let Some(output) = self.tunnel.poll_output() {
+            match output {
+                TunnelOutput::Initiation(message) => {
+                    for path in self.agent.handshake_paths(now) {
+                        self.lane.send(path, &message, 0);
+                    }
+                }
+                TunnelOutput::Datagram(message) => {
+                    if let Some(path) = self.agent.selected() {
+                        self.lane.send(path, &message, 0);
+                        self.agent.handle_sent(now);
+                    }
+                }
+                TunnelOutput::Established => self.report(PeerChange::Established),
+                TunnelOutput::Expired => self.report(PeerChange::Expired),
+            }
+        }
+    }
+
+    fn drain_queued(&mut self, now: Duration) {
+        while self.tunnel.is_established() && self.tunnel.has_queued() {
+            let Some(path) = self.agent.selected() else { return };
+            let mut scratch = self.lane.pool().take();
+            let Some(len) = self.tunnel.drain(scratch.whole(), now) else { return };
+            scratch.set_len(len);
+            self.lane.send(path, &scratch, 0);
+        }
+    }
+
+    fn agent_outputs(&mut self, now: Duration) {
+        let mut probe = [0; PROBE];
+        while let Some(output) = self.agent.poll_output(&mut probe) {
+            match output {
+                PathOutput::Transmit { path, len } => {
+                    if let Some(bytes) = probe.get(..len) {
+                        self.lane.send(path, bytes, 0);
+                    }
+                }
+                PathOutput::Selected { path, previous, hold: _ } => {
+                    // What was sealed for the old path still goes there, so that nothing is overtaken.
+                    self.sender.borrow_mut().flush(previous.unwrap_or(path), &self.lane);
+                    self.report_path(now);
+                }
+                PathOutput::Proven { .. } => self.report_path(now),
+                PathOutput::Lost { path } => {
+                    tracing::debug!(slot = self.kept.config.slot, ?path, "path lost")
+                }
+                PathOutput::NeedPermission { slot, remote } => self.lane.bind(slot, remote, now),
+                PathOutput::Observed { address } => self.report(PeerChange::Observed(address)),
+            }
+        }
+    }
+
+    fn report_path(&mut self, now: Duration) {
+        if let Some(report) = self.agent.report(now) {
+            let summary = PathSummary {
+                kind: report.kind,
+                round_trip: report.rtt,
+                remote: report.path.remote,
+                proven: report.rtt.is_some(),
+            };
+            let essence = (summary.kind, summary.remote, summary.proven);
+            if self.reported != Some(essence) {
+                self.reported = Some(essence);
+                tracing::debug!(slot = self.kept.config.slot, ?summary, "path");
+            }
+            self.report(PeerChange::Path(summary));
+        }
+    }
+}
+
+impl Actor for Peer {
+    const KIND: &'static str = "Peer";
+    type Command = PeerCommand;
+    type Packets = PeerPackets;
+
+    fn started(&mut self, cx: &mut Cx<Self>) {
+        let now = self.lane.now(cx.now());
+        self.add_relays(now);
+        let candidates = self.kept.candidates.borrow().clone();
+        self.add_candidates(&candidates, now);
+        // A device begins. After a panic either end does: waiting for the other would take 15 s.
+        if self.is_client() || self.kept.generation.get() > 1 {
+            self.tunnel.initiate(true, now);
+        }
+        self.settle(now, cx);
+    }
+
+    fn told(&mut self, command: PeerCommand, cx: &mut Cx<Self>) {
+        let now = self.lane.now(cx.now());
+        match command {
+            PeerCommand::Candidates(candidates) => {
+                let old = self.kept.candidates.replace(candidates.clone());
+                for gone in old.iter().filter(|old| !candidates.contains(old)) {
+                    self.agent.remove_remote(gone.address, now);
+                }
+                self.add_candidates(&candidates, now);
+            }
+            PeerCommand::Hygiene(hygiene) => {
+                self.kept.hygiene.replace(hygiene.clone());
+                self.agent.set_hygiene(hygiene);
+                let candidates = self.kept.candidates.borrow().clone();
+                self.add_candidates(&candidates, now);
+            }
+            PeerCommand::Relays => self.add_relays(now),
+            PeerCommand::NetworkChanged => self.agent.network_changed(now),
+            PeerCommand::GrantsChanged => {}
+        }
+        self.settle(now, cx);
+    }
+
+    fn received(&mut self, packets: PeerPackets, cx: &mut Cx<Self>) {
+        let now = self.lane.now(cx.now());
+        match packets {
+            PeerPackets::Open(batch) => self.open(batch, now),
+            PeerPackets::Seal(batch) => self.seal_batch(batch, now),
+        }
+        self.settle(now, cx);
+    }
+
+    fn woken(&mut self, cx: &mut Cx<Self>) {
+        let now = self.lane.now(cx.now());
+        self.kept.side.borrow_mut().handle_timeout();
+        self.tunnel.handle_timeout(now);
+        self.agent.handle_timeout(now);
+        self.settle(now, cx);
+    }
+
+    fn count(packets: &PeerPackets) -> u64 {
+        match packets {
+            PeerPackets::Open(batch) => batch.len() as u64,
+            PeerPackets::Seal(batch) => batch.len() as u64,
+        }
+    }
+}

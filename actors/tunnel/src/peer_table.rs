@@ -1,0 +1,335 @@
+//! The peers of one packet lane: who is installed, and whose initiation it is.
+//!
+//! - Parent: none (a root on its packet lane).
+//! - Core: the lane's table ([`TunnelLane`]).
+//! - When it dies: its children stop with it; [`Peers`](crate::Peers) is told and installs them all again, with the keys,
+//!   flows and candidates that the lane's table kept.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use actors_runtime::{Actor, Cx, Outlet};
+use protocol_control::{Candidate, GrantVersion};
+use protocol_identity::WireguardKey;
+use protocol_packet::Batch;
+use protocol_traversal::Hygiene;
+use protocol_tunnel::{Admission, COOKIE_SIZE, Limiter, peek_initiation};
+
+use crate::lane::{LinkPlace, PeerPlace, TunnelLane};
+use crate::peer::{Inbound, Peer, PeerCommand, PeerConfig, PeerFact, PeerKept, PeerPackets};
+use crate::relay_link::{LinkCommand, LinkConfig, LinkFact, LinkMachine, RelayLink};
+use crate::router::RouterChange;
+use crate::sender::Sender;
+use crate::side::GatewayApply;
+
+/// The limiter counts handshakes by the second.
+const LIMITER_TICK: Duration = Duration::from_secs(1);
+
+/// What the table can be told.
+pub enum TableCommand {
+    /// A peer, new or changed. One of the same session goes on; one of another session in its slot is replaced.
+    Install(Box<PeerConfig>),
+    /// A peer goes.
+    Remove {
+        /// Its place.
+        slot: u16,
+    },
+    /// Gateway: what a peer may reach from now on.
+    Apply {
+        /// Its place.
+        slot: u16,
+        /// The grants and the host's rules.
+        apply: Box<GatewayApply>,
+    },
+    /// Gateway: drops everything of a peer until an [`TableCommand::Apply`] of at least this version.
+    Revoke {
+        /// Its place.
+        slot: u16,
+        /// The version that the next grants have.
+        version: GrantVersion,
+    },
+    /// The other end has new candidates.
+    Candidates {
+        /// Its place.
+        slot: u16,
+        /// All of them.
+        candidates: Vec<Candidate>,
+    },
+    /// What candidates of a peer are acceptable.
+    Hygiene {
+        /// Its place.
+        slot: u16,
+        /// The rules.
+        hygiene: Hygiene,
+    },
+    /// Which relays this node uses: all of them, anew.
+    Links(Vec<LinkConfig>),
+    /// Lets addresses send to us through every relay.
+    Permit(Vec<IpAddr>),
+    /// Client: where packets go has changed.
+    Route(RouterChange),
+    /// Our own network changed.
+    NetworkChanged,
+    /// Whoever fills the table began anew: report [`TableFact::Empty`] again. What is there stays.
+    Announce,
+}
+
+/// What the table reports.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TableFact {
+    /// The table wants to be filled: it began, or began anew, or was asked to say so.
+    Empty {
+        /// The local addresses of the lane's sockets.
+        ports: Vec<SocketAddr>,
+    },
+    /// A peer reports.
+    Peer(PeerFact),
+    /// A link reports.
+    Link(LinkFact),
+}
+
+/// The peers of one lane.
+pub struct PeerTable {
+    lane: Rc<TunnelLane>,
+    private: WireguardKey,
+    limiter: Limiter,
+    sender: Rc<RefCell<Sender>>,
+    facts: Outlet<TableFact>,
+}
+
+impl PeerTable {
+    /// A table over what its lane keeps.
+    pub fn new(lane: Rc<TunnelLane>, private: WireguardKey, facts: Outlet<TableFact>) -> Self {
+        let public = private.public();
+        Self {
+            lane,
+            private,
+            limiter: Limiter::new(&public, Limiter::DEFAULT_LIMIT),
+            sender: Rc::new(RefCell::new(Sender::new())),
+            facts,
+        }
+    }
+
+    fn announce(&self) {
+        let ports = self.lane.sockets().iter().map(|socket| socket.local_addr()).collect();
+        let _ = self.facts.tell(TableFact::Empty { ports });
+    }
+
+    fn install(&mut self, config: PeerConfig, cx: &mut Cx<Self>) {
+        let slot = config.slot;
+        let key = slot.to_string();
+        let same = self
+            .lane
+            .with_peer(slot, |place| (place.kept.is_same_session(&config), place.address.has_ended()));
+        if same == Some((true, false)) {
+            self.tell_peer(slot, PeerCommand::Candidates(config.candidates));
+            self.tell_peer(slot, PeerCommand::Hygiene(config.hygiene));
+            return;
+        }
+        let old = self.lane.put_peer(slot, None);
+        cx.stop_child::<Peer>(&key);
+        let kept = match old {
+            Some(old) if old.kept.is_same_session(&config) => old.kept,
+            Some(_) | None => PeerKept::new(config),
+        };
+        self.lane.router().borrow_mut().add_peer(slot, &kept.config.inner);
+        let (lane, limiter, sender) = (self.lane.clone(), self.limiter.clone(), self.sender.clone());
+        let facts = self.facts.clone();
+        let facts = Outlet::to(move |fact: PeerFact| facts.tell(TableFact::Peer(fact)));
+        let for_child = kept.clone();
+        let child = cx.start_child::<Peer>(key, move || {
+            Peer::new(lane.clone(), for_child.clone(), limiter.clone(), sender.clone(), facts.clone())
+        });
+        match child {
+            Ok(child) => {
+                let Some(packets) = child.packets else { return };
+                self.lane.put_peer(slot, Some(PeerPlace { address: child.address, packets, kept }));
+            }
+            Err(error) => tracing::error!(%error, slot, "a peer cannot be started"),
+        }
+    }
+
+    fn remove(&mut self, slot: u16, cx: &mut Cx<Self>) {
+        if let Some(place) = self.lane.put_peer(slot, None) {
+            self.lane.router().borrow_mut().remove_peer(slot, &place.kept.config.inner);
+            cx.stop_child::<Peer>(&slot.to_string());
+        }
+    }
+
+    fn tell_peer(&self, slot: u16, command: PeerCommand) {
+        let told = self.lane.with_peer(slot, |place| place.address.tell(command));
+        if !matches!(told, Some(Ok(()))) {
+            self.lane.count("peer_command_lost", 1);
+        }
+    }
+
+    fn links(&mut self, wanted: Vec<LinkConfig>, cx: &mut Cx<Self>) {
+        let mut gone = Vec::new();
+        self.lane.each_link(|slot, place| {
+            let held = &place.machine.config;
+            if !wanted.iter().any(|w| w.slot == slot && w.relay == held.relay && w.address == held.address) {
+                gone.push(slot);
+            }
+        });
+        for slot in gone {
+            cx.stop_child::<RelayLink>(&slot.0.to_string());
+            self.lane.put_link(slot, None);
+        }
+        for config in wanted {
+            let slot = config.slot;
+            if self.lane.with_link(slot, |place| place.address.has_ended()) == Some(false) {
+                if let Some(credentials) = config.credentials {
+                    let _ = self
+                        .lane
+                        .with_link(slot, |place| place.address.tell(LinkCommand::Credentials(credentials)));
+                }
+                continue;
+            }
+            self.start_link(config, cx);
+        }
+        let mut slots = Vec::new();
+        self.lane.each_peer(|slot, _| slots.push(slot));
+        for slot in slots {
+            self.tell_peer(slot, PeerCommand::Relays);
+        }
+    }
+
+    fn start_link(&mut self, config: LinkConfig, cx: &mut Cx<Self>) {
+        let slot = config.slot;
+        // The machine of a link that died with the table goes on.
+        let machine = self
+            .lane
+            .with_link(slot, |place| place.machine.clone())
+            .unwrap_or_else(|| LinkMachine::new(config));
+        let facts = self.facts.clone();
+        let facts = Outlet::to(move |fact: LinkFact| facts.tell(TableFact::Link(fact)));
+        let (lane, for_child) = (self.lane.clone(), machine.clone());
+        let child = cx.start_child::<RelayLink>(slot.0.to_string(), move || {
+            RelayLink::new(lane.clone(), for_child.clone(), facts.clone())
+        });
+        match child {
+            Ok(child) => {
+                let Some(packets) = child.packets else { return };
+                self.lane.put_link(slot, Some(LinkPlace { address: child.address, packets, machine }));
+            }
+            Err(error) => tracing::error!(%error, slot = slot.0, "a relay link cannot be started"),
+        }
+    }
+
+    fn tell_links(&self, command: impl Fn() -> LinkCommand) {
+        self.lane.each_link(|_, place| {
+            let _ = place.address.tell(command());
+        });
+    }
+
+    fn initiation(&self, inbound: Inbound) {
+        let Inbound { path, bytes } = inbound;
+        let mut reply = [0; COOKIE_SIZE];
+        match self.limiter.admit(path.remote.ip(), &bytes, &mut reply) {
+            Admission::Admitted => {}
+            Admission::Cookie => {
+                self.lane.send(path, &reply, 0);
+                return;
+            }
+            Admission::Refused(dropped) => {
+                self.lane.count(dropped.reason(), 1);
+                return;
+            }
+        }
+        let sender = match peek_initiation(&self.private, &bytes) {
+            Ok(sender) => sender,
+            Err(error) => {
+                self.lane.count(error.reason(), 1);
+                return;
+            }
+        };
+        let mut found = None;
+        self.lane.each_peer(|slot, place| {
+            if place.kept.config.public == sender {
+                found = Some(slot);
+            }
+        });
+        let Some(slot) = found else {
+            self.lane.count("unknown_peer", 1);
+            return;
+        };
+        let mut batch = Batch::new();
+        let _ = batch.push(Inbound { path, bytes });
+        let pushed = self.lane.with_peer(slot, |place| place.packets.push(PeerPackets::Open(batch)));
+        if !matches!(pushed, Some(Ok(()))) {
+            self.lane.count("peer_ring_full", 1);
+        }
+    }
+}
+
+impl Actor for PeerTable {
+    const KIND: &'static str = "PeerTable";
+    type Command = TableCommand;
+    type Packets = Batch<Inbound>;
+
+    fn started(&mut self, cx: &mut Cx<Self>) {
+        match cx.packets_of::<Self>(cx.key()) {
+            Ok(packets) => self.lane.take_initiations(packets),
+            Err(error) => tracing::error!(%error, "the table has no packet mailbox"),
+        }
+        self.announce();
+        cx.wake_after(LIMITER_TICK);
+    }
+
+    fn told(&mut self, command: TableCommand, cx: &mut Cx<Self>) {
+        match command {
+            TableCommand::Install(config) => self.install(*config, cx),
+            TableCommand::Remove { slot } => self.remove(slot, cx),
+            TableCommand::Apply { slot, apply } => {
+                let applied = self.lane.with_peer(slot, |place| {
+                    place.kept.side.borrow_mut().apply(*apply);
+                });
+                if applied.is_some() {
+                    self.tell_peer(slot, PeerCommand::GrantsChanged);
+                }
+            }
+            TableCommand::Revoke { slot, version } => {
+                let revoked = self.lane.with_peer(slot, |place| place.kept.side.borrow_mut().revoke(version));
+                if revoked.is_some() {
+                    self.tell_peer(slot, PeerCommand::GrantsChanged);
+                }
+            }
+            TableCommand::Candidates { slot, candidates } => {
+                self.tell_peer(slot, PeerCommand::Candidates(candidates));
+            }
+            TableCommand::Hygiene { slot, hygiene } => self.tell_peer(slot, PeerCommand::Hygiene(hygiene)),
+            TableCommand::Links(links) => self.links(links, cx),
+            TableCommand::Permit(addresses) => self.tell_links(|| LinkCommand::Permit(addresses.clone())),
+            TableCommand::Route(change) => {
+                let released = self.lane.router().borrow_mut().change(change);
+                self.lane.reroute(released);
+            }
+            TableCommand::Announce => self.announce(),
+            TableCommand::NetworkChanged => {
+                self.tell_links(|| LinkCommand::Check);
+                let mut slots = Vec::new();
+                self.lane.each_peer(|slot, _| slots.push(slot));
+                for slot in slots {
+                    self.tell_peer(slot, PeerCommand::NetworkChanged);
+                }
+            }
+        }
+    }
+
+    fn received(&mut self, mut packets: Batch<Inbound>, _cx: &mut Cx<Self>) {
+        for inbound in packets.drain() {
+            self.initiation(inbound);
+        }
+    }
+
+    fn woken(&mut self, cx: &mut Cx<Self>) {
+        self.limiter.reset_count();
+        cx.wake_after(LIMITER_TICK);
+    }
+
+    fn count(packets: &Batch<Inbound>) -> u64 {
+        packets.len() as u64
+    }
+}

@@ -1,0 +1,444 @@
+//! What all lanes have in common: which peers and relays there are, and where this node may be reached.
+//!
+//! - Parent: none (a root on a control lane).
+//! - Core: the wanted state of every lane; whoever decides about access ([`Connect`](PeersCommand::Connect)) owns the
+//!   reasons.
+//! - When it dies: the lanes go on as they are; it is filled again by whoever decides, and the lanes take the same
+//!   peers without a cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use actors_runtime::{Actor, Address, Cx, Never, Outlet, Reply};
+use protocol_control::{Candidate, CandidateKind, GrantVersion, MAX_CANDIDATES, RelayOffer};
+use protocol_identity::RelayId;
+use protocol_stun::Credentials;
+use protocol_traversal::{Hygiene, RelaySlot};
+
+use crate::host::host_addresses;
+use crate::peer::{PathSummary, PeerChange, PeerConfig, PeerFact};
+use crate::peer_table::{PeerTable, TableCommand, TableFact};
+use crate::relay_link::{LinkChange, LinkConfig, LinkFact};
+use crate::router::RouterChange;
+use crate::side::GatewayApply;
+
+/// How long a gateway's answer waits for a relay to confirm the permissions: two of its retransmissions. A relay that
+/// is silent for longer must not hold up what can also go directly.
+const PERMIT_WITHIN: Duration = Duration::from_millis(800);
+/// Relays that a node keeps an end at. Two, so that one may fail; more cost keepalives without a gain.
+const RELAYS_USED: usize = 2;
+
+/// What the peers of a process can be told.
+pub enum PeersCommand {
+    /// A lane reports.
+    Table(TableFact),
+    /// A connection, new or changed.
+    Connect(Box<PeerConfig>),
+    /// A connection goes.
+    Disconnect {
+        /// Its place.
+        slot: u16,
+    },
+    /// Gateway: what a peer may reach from now on.
+    Apply {
+        /// Its place.
+        slot: u16,
+        /// Its grants.
+        apply: Box<GatewayApply>,
+    },
+    /// Gateway: drops everything of a peer until the next [`PeersCommand::Apply`].
+    Revoke {
+        /// Its place.
+        slot: u16,
+        /// The version of the next grants.
+        version: GrantVersion,
+    },
+    /// The other end has new candidates.
+    Candidates {
+        /// Its place.
+        slot: u16,
+        /// All of them.
+        candidates: Vec<Candidate>,
+    },
+    /// What candidates of a peer are acceptable.
+    Hygiene {
+        /// Its place.
+        slot: u16,
+        /// The rules.
+        hygiene: Hygiene,
+    },
+    /// The relays that control offers: all of them, anew.
+    Relays(Vec<RelayOffer>),
+    /// Lets addresses send to us through the relays, and says when they do.
+    Permit {
+        /// Whose addresses.
+        addresses: Vec<IpAddr>,
+        /// Answered when the relays have confirmed, or will not in time.
+        done: Reply<()>,
+    },
+    /// Client: where packets go has changed.
+    Route(RouterChange),
+    /// Our own network changed.
+    NetworkChanged,
+    /// What there is, for people.
+    Inspect(Reply<PeersView>),
+}
+
+/// What the peers of a process report.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PeersFact {
+    /// Where this node may be reached has changed.
+    Candidates(Vec<Candidate>),
+    /// Measured round trips to relays.
+    RoundTrips(Vec<(RelayId, Duration)>),
+    /// A peer reports.
+    Peer(PeerFact),
+}
+
+/// What there is, for people.
+#[derive(Debug, Clone, Default)]
+pub struct PeersView {
+    /// By slot: whether its session is up, and its path.
+    pub peers: BTreeMap<u16, (bool, Option<PathSummary>)>,
+    /// The relays in use.
+    pub links: Vec<LinkView>,
+    /// Where this node may be reached.
+    pub candidates: Vec<Candidate>,
+}
+
+/// One relay, for people.
+#[derive(Debug, Clone)]
+pub struct LinkView {
+    /// The relay.
+    pub relay: RelayId,
+    /// Its socket.
+    pub address: SocketAddr,
+    /// Whether it forwards to us.
+    pub allocated: bool,
+    /// The measured round trip.
+    pub round_trip: Option<Duration>,
+}
+
+struct Entry {
+    config: PeerConfig,
+    apply: Option<GatewayApply>,
+    established: bool,
+    path: Option<PathSummary>,
+}
+
+struct Link {
+    config: LinkConfig,
+    relayed: Vec<SocketAddr>,
+    mapped: Option<SocketAddr>,
+    round_trip: Option<Duration>,
+    permitted: BTreeSet<IpAddr>,
+}
+
+struct Waiting {
+    id: u64,
+    addresses: BTreeSet<IpAddr>,
+    done: Option<Reply<()>>,
+}
+
+/// The peers of a process.
+pub struct Peers {
+    table: Address<PeerTable>,
+    facts: Outlet<PeersFact>,
+    tun: String,
+    peers: BTreeMap<u16, Entry>,
+    links: BTreeMap<u8, Link>,
+    ports: Vec<SocketAddr>,
+    candidates: Vec<Candidate>,
+    waiting: Vec<Waiting>,
+    next_waiting: u64,
+}
+
+impl Peers {
+    /// Keeps the lane of `table` filled; `tun` is the name of the tunnel device, whose addresses are no candidates.
+    pub fn new(table: Address<PeerTable>, facts: Outlet<PeersFact>, tun: String) -> Self {
+        Self {
+            table,
+            facts,
+            tun,
+            peers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            ports: Vec::new(),
+            candidates: Vec::new(),
+            waiting: Vec::new(),
+            next_waiting: 0,
+        }
+    }
+
+    fn tell(&self, command: TableCommand, cx: &Cx<Self>) {
+        // The table's mailbox has room for every peer twice over; what still does not fit is made good when the table
+        // reports itself empty, or by the next change.
+        if self.table.tell(command).is_err() {
+            cx.count_drop("table_command_lost", 1);
+        }
+    }
+
+    fn links_wanted(&self) -> TableCommand {
+        TableCommand::Links(self.links.values().map(|link| link.config.clone()).collect())
+    }
+
+    fn refill(&self, cx: &Cx<Self>) {
+        self.tell(self.links_wanted(), cx);
+        for (slot, entry) in &self.peers {
+            self.tell(TableCommand::Install(Box::new(entry.config.clone())), cx);
+            if let Some(apply) = &entry.apply {
+                self.tell(TableCommand::Apply { slot: *slot, apply: Box::new(apply.clone()) }, cx);
+            }
+        }
+    }
+
+    fn relays(&mut self, offers: Vec<RelayOffer>, cx: &Cx<Self>) {
+        let usable: Vec<(RelayOffer, SocketAddr)> = offers
+            .into_iter()
+            .filter_map(|offer| {
+                let v4 = offer.addresses.iter().find(|address| address.is_ipv4());
+                let address = v4.or(offer.addresses.first()).copied()?;
+                let family =
+                    self.ports.is_empty() || self.ports.iter().any(|p| p.is_ipv4() == address.is_ipv4());
+                family.then_some((offer, address))
+            })
+            .collect();
+        // Relays that we hold an end at stay, if they are still offered; then others in control's order, one a region
+        // first.
+        let mut chosen: Vec<usize> = Vec::new();
+        let held: Vec<RelayId> = self.links.values().map(|link| link.config.relay).collect();
+        chosen.extend((0..usable.len()).filter(|i| held.contains(&usable[*i].0.relay)).take(RELAYS_USED));
+        for other_region in [true, false] {
+            for (i, (offer, _)) in usable.iter().enumerate() {
+                let known_region = chosen.iter().any(|c| usable[*c].0.region == offer.region);
+                if chosen.len() < RELAYS_USED && !chosen.contains(&i) && known_region != other_region {
+                    chosen.push(i);
+                }
+            }
+        }
+        let mut links = BTreeMap::new();
+        for (offer, address) in chosen.into_iter().filter_map(|i| usable.get(i)) {
+            let credentials = offer
+                .credential
+                .as_ref()
+                .map(|c| Credentials::new(c.username.clone(), c.password.expose().to_owned()));
+            let old = self
+                .links
+                .iter()
+                .find(|(_, link)| link.config.relay == offer.relay && link.config.address == *address);
+            if let Some((slot, _)) = old {
+                let slot = *slot;
+                if let Some(mut link) = self.links.remove(&slot) {
+                    link.config.credentials = credentials;
+                    links.insert(slot, link);
+                }
+                continue;
+            }
+            let taken = |slot: &u8| links.contains_key(slot) || self.links.contains_key(slot);
+            let Some(slot) = (0..u8::MAX).find(|slot| !taken(slot)) else { continue };
+            let config =
+                LinkConfig { slot: RelaySlot(slot), relay: offer.relay, address: *address, credentials };
+            links.insert(
+                slot,
+                Link {
+                    config,
+                    relayed: Vec::new(),
+                    mapped: None,
+                    round_trip: None,
+                    permitted: BTreeSet::new(),
+                },
+            );
+        }
+        self.links = links;
+        self.tell(self.links_wanted(), cx);
+        self.candidates_changed();
+    }
+
+    fn link_fact(&mut self, fact: LinkFact) {
+        let Some(link) = self.links.get_mut(&fact.slot.0).filter(|link| link.config.relay == fact.relay)
+        else {
+            return;
+        };
+        match fact.what {
+            LinkChange::Allocated { relayed } => link.relayed = relayed,
+            LinkChange::Mapped { address, round_trip } => {
+                link.mapped = Some(address);
+                if !round_trip.is_zero() {
+                    link.round_trip = Some(round_trip);
+                    let relay = link.config.relay;
+                    let _ = self.facts.tell(PeersFact::RoundTrips(vec![(relay, round_trip)]));
+                }
+            }
+            LinkChange::Permitted(address) | LinkChange::Refused(address) => {
+                link.permitted.insert(address);
+                self.settle_waiting();
+                return;
+            }
+            LinkChange::Lost(reason) => {
+                tracing::warn!(slot = fact.slot.0, reason, "a relay is lost for now");
+                link.relayed.clear();
+                link.permitted.clear();
+            }
+        }
+        self.candidates_changed();
+    }
+
+    fn permit(&mut self, addresses: Vec<IpAddr>, done: Reply<()>, cx: &mut Cx<Self>) {
+        self.tell(TableCommand::Permit(addresses.clone()), cx);
+        let id = self.next_waiting;
+        self.next_waiting += 1;
+        self.waiting.push(Waiting { id, addresses: addresses.into_iter().collect(), done: Some(done) });
+        self.settle_waiting();
+        if self.waiting.iter().any(|waiting| waiting.id == id) {
+            let sleep = cx.sleep(PERMIT_WITHIN);
+            cx.spawn(sleep, move |me, (), cx| {
+                if let Some(at) = me.waiting.iter().position(|waiting| waiting.id == id) {
+                    cx.count_drop("relay_permission_late", 1);
+                    me.waiting.remove(at).finish();
+                }
+            });
+        }
+    }
+
+    /// Answers those whose addresses every allocated relay has confirmed.
+    fn settle_waiting(&mut self) {
+        let links: Vec<&Link> = self.links.values().filter(|link| !link.relayed.is_empty()).collect();
+        if links.is_empty() && !self.links.is_empty() {
+            // The allocations are still being made: what is told without a relay reaches nobody behind a NAT.
+            return;
+        }
+        let (settled, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|waiting: &Waiting| {
+                links.iter().all(|link| waiting.addresses.is_subset(&link.permitted))
+            });
+        self.waiting = waiting;
+        settled.into_iter().for_each(Waiting::finish);
+    }
+
+    fn candidates_changed(&mut self) {
+        let mut candidates = Vec::new();
+        let mut add = |kind, address| {
+            if !candidates.iter().any(|known: &Candidate| known.address == address) {
+                candidates.push(Candidate { kind, address });
+            }
+        };
+        for link in self.links.values() {
+            link.relayed.iter().for_each(|address| add(CandidateKind::Relayed, *address));
+        }
+        let hosts = host_addresses(&self.tun);
+        for port in &self.ports {
+            for host in hosts.iter().filter(|host| host.is_ipv4() == port.is_ipv4()) {
+                add(CandidateKind::Host, SocketAddr::new(*host, port.port()));
+            }
+        }
+        for link in self.links.values() {
+            link.mapped.into_iter().for_each(|address| add(CandidateKind::Reflexive, address));
+        }
+        candidates.truncate(MAX_CANDIDATES);
+        if candidates != self.candidates {
+            self.candidates = candidates;
+            let _ = self.facts.tell(PeersFact::Candidates(self.candidates.clone()));
+        }
+    }
+
+    fn peer_fact(&mut self, fact: PeerFact) {
+        if let Some(entry) = self.peers.get_mut(&fact.slot) {
+            match &fact.what {
+                PeerChange::Established => entry.established = true,
+                PeerChange::Expired => entry.established = false,
+                PeerChange::Path(path) => entry.path = Some(*path),
+                PeerChange::Observed(_) | PeerChange::FlowEnded(_) => {}
+            }
+        }
+        let _ = self.facts.tell(PeersFact::Peer(fact));
+    }
+
+    fn view(&self) -> PeersView {
+        PeersView {
+            peers: self.peers.iter().map(|(slot, entry)| (*slot, (entry.established, entry.path))).collect(),
+            links: self
+                .links
+                .values()
+                .map(|link| LinkView {
+                    relay: link.config.relay,
+                    address: link.config.address,
+                    allocated: !link.relayed.is_empty(),
+                    round_trip: link.round_trip,
+                })
+                .collect(),
+            candidates: self.candidates.clone(),
+        }
+    }
+}
+
+impl Waiting {
+    fn finish(mut self) {
+        if let Some(done) = self.done.take() {
+            done.send(());
+        }
+    }
+}
+
+impl Actor for Peers {
+    const KIND: &'static str = "Peers";
+    type Command = PeersCommand;
+    type Packets = Never;
+
+    fn started(&mut self, cx: &mut Cx<Self>) {
+        self.tell(TableCommand::Announce, cx);
+    }
+
+    fn told(&mut self, command: PeersCommand, cx: &mut Cx<Self>) {
+        match command {
+            PeersCommand::Table(TableFact::Empty { ports }) => {
+                self.ports = ports;
+                self.refill(cx);
+                self.candidates_changed();
+            }
+            PeersCommand::Table(TableFact::Peer(fact)) => self.peer_fact(fact),
+            PeersCommand::Table(TableFact::Link(fact)) => self.link_fact(fact),
+            PeersCommand::Connect(config) => {
+                let slot = config.slot;
+                self.tell(TableCommand::Install(config.clone()), cx);
+                match self.peers.get_mut(&slot) {
+                    Some(entry) if entry.config.public == config.public => entry.config = *config,
+                    Some(_) | None => {
+                        let entry = Entry { config: *config, apply: None, established: false, path: None };
+                        self.peers.insert(slot, entry);
+                    }
+                }
+            }
+            PeersCommand::Disconnect { slot } => {
+                self.peers.remove(&slot);
+                self.tell(TableCommand::Remove { slot }, cx);
+            }
+            PeersCommand::Apply { slot, apply } => {
+                if let Some(entry) = self.peers.get_mut(&slot) {
+                    entry.apply = Some((*apply).clone());
+                    self.tell(TableCommand::Apply { slot, apply }, cx);
+                }
+            }
+            PeersCommand::Revoke { slot, version } => self.tell(TableCommand::Revoke { slot, version }, cx),
+            PeersCommand::Candidates { slot, candidates } => {
+                if let Some(entry) = self.peers.get_mut(&slot) {
+                    entry.config.candidates.clone_from(&candidates);
+                    self.tell(TableCommand::Candidates { slot, candidates }, cx);
+                }
+            }
+            PeersCommand::Hygiene { slot, hygiene } => {
+                if let Some(entry) = self.peers.get_mut(&slot) {
+                    entry.config.hygiene = hygiene.clone();
+                    self.tell(TableCommand::Hygiene { slot, hygiene }, cx);
+                }
+            }
+            PeersCommand::Relays(offers) => self.relays(offers, cx),
+            PeersCommand::Permit { addresses, done } => self.permit(addresses, done, cx),
+            PeersCommand::Route(change) => self.tell(TableCommand::Route(change), cx),
+            PeersCommand::NetworkChanged => {
+                self.tell(TableCommand::NetworkChanged, cx);
+                self.candidates_changed();
+            }
+            PeersCommand::Inspect(reply) => reply.send(self.view()),
+        }
+    }
+}
