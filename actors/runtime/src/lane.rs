@@ -184,6 +184,15 @@ impl LaneRef {
         Ok((lane, arbiter))
     }
 
+    /// Resolves when the lane has come round to it. `false`: it has ended.
+    pub(crate) async fn pulse(&self) -> bool {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let sent = self.arbiter.spawn_fn(move || {
+            let _ = sender.send(());
+        });
+        sent && receiver.await.is_ok()
+    }
+
     /// Runs a function on the lane and waits for its result; for the time before the process is up.
     pub(crate) fn run<R: Send + 'static>(&self, function: impl FnOnce() -> R + Send + 'static) -> Option<R> {
         self.run_until(move |result| {

@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::mailbox::{Controlled, lock};
 use crate::table::Table;
 
+/// Drop reason: the batch that an actor panicked over.
+pub(crate) const PANICKED: &str = "actor_panicked";
+/// Drop reason: batches that waited for an actor that ended.
+pub(crate) const ENDED: &str = "actor_ended";
+
 /// One living actor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActorRow {
@@ -63,7 +68,8 @@ impl Registry {
             next: AtomicU64::new(1),
             kinds: table.kinds().collect(),
             restarts: table.kinds().map(|kind| (kind, AtomicU64::new(0))).collect(),
-            drops: Mutex::default(),
+            // These two are the runtime's own: a reader sees them from the start.
+            drops: Mutex::new([PANICKED, ENDED].map(|reason| (reason, Arc::default())).to_vec()),
         })
     }
 

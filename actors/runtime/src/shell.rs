@@ -19,6 +19,7 @@ use crate::family::Family;
 use crate::lane::Lane;
 use crate::mailbox::{Controlled, Doorbell, Mailbox};
 use crate::packets::Ring;
+use crate::registry::{ENDED, PANICKED};
 use crate::restart::{Failures, Intensity, Restart, Verdict};
 use crate::time::Sleep;
 
@@ -26,11 +27,6 @@ use crate::time::Sleep;
 const COMMANDS_A_TURN: usize = 64;
 /// Finished futures handled in one turn.
 const FINISHES_A_TURN: usize = 16;
-
-/// Drop reason: the batch that an actor panicked over.
-const PANICKED: &str = "actor_panicked";
-/// Drop reason: batches that waited for an actor that ended.
-const ENDED: &str = "actor_ended";
 
 /// Who is told when an actor has ended.
 pub(crate) enum Parent {

@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix_rt::{Arbiter, System};
@@ -81,15 +81,21 @@ impl<C: 'static> Tree<C> {
         self.validate()?;
         let system = System::new();
         let (requests, mut shutdowns) = unbounded_channel();
-        let handle = TreeHandle { requests, registry: Arc::clone(&self.registry) };
+        let handle = TreeHandle {
+            requests,
+            registry: Arc::clone(&self.registry),
+            table: Arc::clone(&self.table),
+            directory: Arc::default(),
+            lanes: Arc::default(),
+        };
         let process = Process {
             table: Arc::clone(&self.table),
             registry: Arc::clone(&self.registry),
-            directory: Arc::new(Directory::default()),
+            directory: Arc::clone(&handle.directory),
             gave_up: gave_up_hook(handle.clone()),
         };
         let mut arbiters = Vec::new();
-        let outcome = self.start_all(&context, &process, &mut arbiters);
+        let outcome = self.start_all(&context, &process, &handle, &mut arbiters);
         let (started, outcome) = match outcome {
             Ok(started) => (started, Ok(())),
             Err((started, error)) => (started, Err(error)),
@@ -109,7 +115,13 @@ impl<C: 'static> Tree<C> {
         outcome.map(|()| status)
     }
 
-    fn start_all(&self, context: &C, process: &Process, arbiters: &mut Vec<Arbiter>) -> Outcome {
+    fn start_all(
+        &self,
+        context: &C,
+        process: &Process,
+        handle: &TreeHandle,
+        arbiters: &mut Vec<Arbiter>,
+    ) -> Outcome {
         let mut lanes = Vec::new();
         for (kind, count) in [(LaneKind::Packet, self.packet_lanes), (LaneKind::Control, self.control_lanes)]
         {
@@ -131,6 +143,7 @@ impl<C: 'static> Tree<C> {
                 }
             }
         }
+        let _ = handle.lanes.set(lanes.clone());
         let boot = Boot { context, lanes, process: process.clone(), started: RefCell::default() };
         for row in self.rows {
             if let Some(start) = row.start
@@ -198,6 +211,9 @@ fn end_lanes(arbiters: Vec<Arbiter>, wait: bool) {
 pub struct TreeHandle {
     requests: UnboundedSender<i32>,
     registry: Arc<Registry>,
+    table: Arc<Table>,
+    directory: Arc<Directory>,
+    lanes: Arc<OnceLock<Vec<LaneRef>>>,
 }
 
 impl TreeHandle {
@@ -209,6 +225,21 @@ impl TreeHandle {
     /// What is alive.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// The address of a root; a kind that is no root of this process has a closed address.
+    pub fn address<A: Actor>(&self, key: &str) -> Address<A> {
+        Address(self.directory.mailbox::<A::Command>(&self.table, A::KIND, key))
+    }
+
+    /// Asks every lane for a sign of life, for a watchdog. `Err` names the first that gave none in `limit`.
+    pub async fn pulse(&self, limit: Duration) -> Result<(), String> {
+        for lane in self.lanes.get().into_iter().flatten() {
+            if tokio::time::timeout(limit, lane.pulse()).await != Ok(true) {
+                return Err(lane.name().to_string());
+            }
+        }
+        Ok(())
     }
 }
 

@@ -167,6 +167,10 @@ fn actors_live_on_the_named_threads_of_their_rows_and_stop_in_reverse_order() {
             (rows[1].kind.as_str(), rows[1].thread.as_str(), rows[1].capacity),
             ("Counter", "control-0", 64)
         );
+        let pulse = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        assert_eq!(pulse.block_on(handle.pulse(Duration::from_secs(60))), Ok(()));
+        assert_eq!(handle.address::<Counter>("").key(), "");
+        assert!(!handle.address::<Counter>("").has_ended());
         handle.shutdown(3);
     });
 
@@ -176,20 +180,8 @@ fn actors_live_on_the_named_threads_of_their_rows_and_stop_in_reverse_order() {
 
 #[test]
 fn no_message_between_threads_is_lost_or_left_lying() {
-    let counter = Arc::new(Mutex::new(None));
-    let found = Arc::clone(&counter);
-    // The address is taken out of the running process by a row's start function.
-    static FOUND: Mutex<Option<Address<Counter>>> = Mutex::new(None);
-    fn start(boot: &Boot<'_, Context>) -> Result<(), StartError> {
-        start_counter(boot)?;
-        *FOUND.lock().unwrap() = Some(boot.address::<Counter>(""));
-        Ok(())
-    }
-    static ROWS: [Row<Context>; 2] = [EARLY, row("Counter", LaneKind::Control, start)];
-
-    let (status, _) = run(&ROWS, move |handle, received| {
-        *found.lock().unwrap() = FOUND.lock().unwrap().clone();
-        let address = found.lock().unwrap().clone().unwrap();
+    let (status, _) = run(&BOTH, |handle, received| {
+        let address = handle.address::<Counter>("");
         let tellers: Vec<_> = (0..4)
             .map(|_| {
                 let address = address.clone();
@@ -240,16 +232,8 @@ fn a_process_without_packet_actors_has_no_packet_lane() {
 
 #[test]
 fn a_root_that_gives_up_ends_the_process_with_its_own_status() {
-    static FOUND: Mutex<Option<Address<Counter>>> = Mutex::new(None);
-    fn start(boot: &Boot<'_, Context>) -> Result<(), StartError> {
-        start_counter(boot)?;
-        *FOUND.lock().unwrap() = Some(boot.address::<Counter>(""));
-        Ok(())
-    }
-    static ROWS: [Row<Context>; 2] = [EARLY, row("Counter", LaneKind::Control, start)];
-
-    let (status, rest) = run(&ROWS, |_, _| {
-        let address = FOUND.lock().unwrap().clone().unwrap();
+    let (status, rest) = run(&BOTH, |handle, _| {
+        let address = handle.address::<Counter>("");
         for _ in 0..3 {
             address.tell(Count::Panic).unwrap();
         }
