@@ -1,7 +1,17 @@
-//! The cast of the control plane.
+//! The cast of the control plane: who is connected, who may reach what, and what is remembered.
 
+pub mod audit_log;
+pub mod clock;
+pub mod device_session;
+pub mod directory;
+pub mod grant_office;
+pub mod keys;
+pub mod link;
 pub mod model;
+pub mod relay_registry;
 pub mod sqlite;
 pub mod storage;
+pub mod store;
+
 #[cfg(test)]
 mod testing;

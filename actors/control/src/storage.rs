@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use jiff::Timestamp;
 use protocol_control::RoleHello;
-use protocol_identity::{AccountId, IdentityPublic, TokenHash, TokenId};
+use protocol_identity::{AccountId, GrantId, IdentityPublic, TokenHash, TokenId};
 use uuid::Uuid;
 
 use crate::model::{Account, Key, Kind, Object, Token};
@@ -92,6 +92,8 @@ pub enum Op {
     Patch(Kind, Key, Patch),
     /// Deletes a record, and what belongs to it.
     Delete(Kind, Key),
+    /// Deletes a grant if it is there, and notes why it ended.
+    End(GrantId, serde_json::Value),
     /// Finds or makes the node that says hello, and notes that it was seen.
     Join(Box<Join>),
     /// Notes something that changes no record.
@@ -199,7 +201,7 @@ pub struct Page {
 pub struct Everything {
     /// The log's last row at that moment.
     pub sequence: u64,
-    /// Every record but tokens.
+    /// Every record.
     pub objects: Vec<Object>,
 }
 

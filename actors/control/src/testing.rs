@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use protocol_control::{
-    Answer, Candidate, CandidateKind, GrantVersion, Offer, ResourceAddress, RoleHello, Secret, TrafficFilter,
-    UnsignedAnswer,
+    Answer, Candidate, CandidateKind, GrantVersion, Offer, ResourceAddress, ResourceView, RoleHello, Secret,
+    TrafficFilter, UnsignedAnswer,
 };
 use protocol_identity::{
     AccountId, DeviceId, GatewayId, GrantId, GroupId, IdentityKey, KemKey, KemPublic, PolicyId, PrincipalId,
@@ -210,7 +210,7 @@ pub(crate) fn relay_hello() -> RoleHello {
         addresses: vec!["192.0.2.7:3478".parse().unwrap()],
         region: "berlin".into(),
         coordinates: Some((52.5, 13.4)),
-        secret: Secret::new("aHVzaC1odXNoLWh1c2gtaHVzaC1odXNoLWh1c2ghISE=".into()),
+        secret: Secret::new("aHVzaC1odXNoLWh1c2gtaHVzaC1odXNoLWh1c2ghISE".into()),
     }
 }
 
@@ -276,7 +276,20 @@ pub(crate) fn grant(
         relay: None,
         version: GrantVersion(7),
         source: Some("198.51.100.7".parse().unwrap()),
-        state: GrantState { offer, name: None, answer, has_v4: true, has_v6: false },
+        state: GrantState {
+            offer,
+            name: None,
+            view: ResourceView {
+                resource: resource.id,
+                name: resource.name.clone(),
+                site: "office".into(),
+                address: resource.address.clone(),
+                filters: resource.filters.clone(),
+            },
+            answer,
+            has_v4: true,
+            has_v6: false,
+        },
         since: noon(),
         ends_at: None,
         lease_ends_at: at("2026-11-25T12:00:00Z"),
@@ -286,4 +299,34 @@ pub(crate) fn grant(
 /// Names of a set, for asserting.
 pub(crate) fn set<T: Ord>(items: impl IntoIterator<Item = T>) -> BTreeSet<T> {
     items.into_iter().collect()
+}
+
+/// Storage that reads one account from memory; everything else is refused.
+pub(crate) struct Memory(pub std::sync::Mutex<crate::storage::Everything>);
+
+macro_rules! refused {
+    ($($name:ident($($arg:ty),*) -> $out:ty;)*) => {$(
+        fn $name(&self, $(_: $arg),*) -> crate::storage::Pending<'_, $out> {
+            Box::pin(std::future::ready(Err(StorageError::Busy)))
+        }
+    )*};
+}
+
+impl Storage for Memory {
+    fn everything(&self, _: AccountId) -> crate::storage::Pending<'_, crate::storage::Everything> {
+        let everything = self.0.lock().unwrap().clone();
+        Box::pin(std::future::ready(Ok(everything)))
+    }
+
+    refused! {
+        commit(Write) -> Committed;
+        find(AccountId, crate::model::Kind, crate::model::Key) -> Option<Object>;
+        list(AccountId, crate::model::Kind, crate::storage::Page) -> Vec<Object>;
+        log(AccountId, u64, usize) -> Vec<crate::storage::LogRow>;
+        authenticate(protocol_identity::TokenHash) -> Option<(crate::model::Account, Token)>;
+        touch(AccountId, BTreeSet<TokenId>, Timestamp) -> ();
+        create_account(String, protocol_identity::TokenHash, Timestamp) -> crate::model::Account;
+        accounts() -> Vec<crate::model::Account>;
+        trim_log(u64) -> u64;
+    }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use jiff::Timestamp;
 use protocol_control::{
-    Answer, GrantVersion, InnerAddresses, MappedName, Offer, ResourceAddress, TrafficFilter,
+    Answer, GrantVersion, InnerAddresses, MappedName, Offer, ResourceAddress, ResourceView, TrafficFilter,
 };
 use protocol_identity::{
     DeviceId, GatewayId, GrantId, GroupId, IdentityPublic, PolicyId, PrincipalId, RelayId, ResourceId,
@@ -177,6 +177,8 @@ pub struct GrantState {
     pub offer: Offer,
     /// The name that was looked up, for a `dns` resource.
     pub name: Option<MappedName>,
+    /// The resource as the gateway was told of it.
+    pub view: ResourceView,
     /// The gateway's keys and candidates.
     pub answer: Answer,
     /// Whether the resource has IPv4 addresses.

@@ -138,6 +138,7 @@ impl Storage for Sqlite {
                 .try_get::<i64, _>(0)?;
             let mut everything = Everything { sequence: sequence.unsigned_abs(), objects: Vec::new() };
             for kind in [
+                Kind::Token,
                 Kind::Site,
                 Kind::Gateway,
                 Kind::Relay,

@@ -70,6 +70,11 @@ pub(super) async fn apply(
             let sequence = log(action, kind, Some(object.id()), object.name(), &nothing).write(db).await?;
             Ok(Change { sequence, action: Action::Deleted(kind, object.id()) })
         }
+        Op::End(grant, detail) => {
+            tables::delete(db, account, Kind::Grant, grant.0).await?;
+            let sequence = log("ended", Kind::Grant, Some(grant.0), None, &detail).write(db).await?;
+            Ok(Change { sequence, action: Action::Deleted(Kind::Grant, grant.0) })
+        }
         Op::Join(join) => {
             let (object, action) = join::join(db, account, at, *join).await?;
             put(db, account, &object, true).await?;

@@ -1,0 +1,4 @@
+mod acting;
+mod ending;
+mod granting;
+mod world;
