@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use stun_types::attribute::{ErrorCode, Nonce, Realm, Username, XorMappedAddress};
-use stun_types::message::{Message, MessageClass, Method};
+use stun_types::attribute::{Nonce, Realm, Username};
+use stun_types::message::{MessageClass, Method};
 use turn_types::attribute::{
     AdditionalAddressFamily, ChannelNumber, Lifetime, RequestedAddressFamily, RequestedTransport,
-    XorPeerAddress, XorRelayedAddress,
+    XorPeerAddress,
 };
 use turn_types::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH};
 
@@ -24,15 +24,9 @@ use super::flight::{Flight, Overdue};
 use super::wishes::{Ask, Wishes};
 use super::{Event, Lost, Output, State};
 use crate::credentials::Credentials;
-use crate::key::{Algorithm, Key};
+use crate::key::Key;
 use crate::relay::code;
 use crate::wire::{Draft, Families, Family, Kind, kind, plain, read, transaction};
-
-/// Fresh nonces in a row without an answer in between: a relay that never has enough.
-const MOST_STALE: u32 = 4;
-
-/// Times that something in the way is cleared: a late copy of our own Allocate can put it there again.
-const MOST_CLEARED: u32 = 3;
 
 /// What an allocation is made with.
 #[derive(Debug, Clone)]
@@ -60,7 +54,7 @@ impl AllocationConfig {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Request {
+pub(super) enum Request {
     Allocate,
     /// Gives up what an earlier life of ours left on this five-tuple.
     Clear,
@@ -70,29 +64,30 @@ enum Request {
     Bind(SocketAddr, u16),
 }
 
+/// What the relay's challenge gave, and the key that follows from it.
 #[derive(Debug)]
-struct Session {
-    realm: String,
-    nonce: String,
-    key: Key,
+pub(super) struct Session {
+    pub(super) realm: String,
+    pub(super) nonce: String,
+    pub(super) key: Key,
 }
 
 /// The client's side of one allocation.
 #[derive(Debug)]
 pub struct AllocationClient {
-    config: AllocationConfig,
-    random: StdRng,
-    state: State,
-    session: Option<Session>,
-    flights: Vec<Flight<Request>>,
-    relayed: Vec<SocketAddr>,
-    mapped: Option<SocketAddr>,
-    until: Duration,
-    refresh_at: Duration,
-    cleared: u32,
-    stale: u32,
-    wishes: Wishes,
-    outputs: VecDeque<Output>,
+    pub(super) config: AllocationConfig,
+    pub(super) random: StdRng,
+    pub(super) state: State,
+    pub(super) session: Option<Session>,
+    pub(super) flights: Vec<Flight<Request>>,
+    pub(super) relayed: Vec<SocketAddr>,
+    pub(super) mapped: Option<SocketAddr>,
+    pub(super) until: Duration,
+    pub(super) refresh_at: Duration,
+    pub(super) cleared: u32,
+    pub(super) stale: u32,
+    pub(super) wishes: Wishes,
+    pub(super) outputs: VecDeque<Output>,
 }
 
 impl AllocationClient {
@@ -142,6 +137,7 @@ impl AllocationClient {
     pub fn bind(&mut self, peer: SocketAddr, now: Duration) {
         let peer = plain(peer);
         if !self.wishes.bind(peer, now) {
+            self.wishes.permit(peer.ip());
             self.event(Event::NotBound(peer, code::INSUFFICIENT_CAPACITY));
         }
         self.pump(now);
@@ -256,145 +252,7 @@ impl AllocationClient {
         }
     }
 
-    fn handle_answer(&mut self, message: &Message<'_>, now: Duration) -> Result<(), DropReason> {
-        let at = self
-            .flights
-            .iter()
-            .position(|f| f.id == message.transaction_id())
-            .ok_or(DropReason::Unexpected)?;
-        let flight = self.flights.get(at).ok_or(DropReason::Unexpected)?;
-        if !message.is_response() || message.method() != method(&flight.kind) {
-            return Err(DropReason::Unexpected);
-        }
-        let verified = self.session.as_ref().is_some_and(|session| session.key.verifies(message));
-        if message.has_class(MessageClass::Success) {
-            if !verified {
-                return Err(DropReason::Forged);
-            }
-            let flight = self.flights.remove(at);
-            self.stale = 0;
-            return self.handle_success(flight, message, now);
-        }
-        let error = message.attribute::<ErrorCode>().map_err(|_| DropReason::Malformed)?.code();
-        let challenge = matches!(error, code::UNAUTHENTICATED | code::STALE_NONCE);
-        // Before the challenge there is no key; a challenge never has an integrity.
-        if !verified && !challenge && self.session.is_some() {
-            return Err(DropReason::Forged);
-        }
-        let flight = self.flights.remove(at);
-        self.handle_error(flight.kind, error, message, now);
-        Ok(())
-    }
-
-    fn handle_success(
-        &mut self,
-        flight: Flight<Request>,
-        message: &Message<'_>,
-        now: Duration,
-    ) -> Result<(), DropReason> {
-        let lifetime = message.attribute::<Lifetime>().ok().map(|l| Duration::from_secs(l.seconds().into()));
-        let lifetime = lifetime.unwrap_or(self.config.lifetime);
-        match flight.kind {
-            Request::Allocate => {
-                let id = message.transaction_id();
-                let mapped =
-                    message.attribute::<XorMappedAddress>().map_err(|_| DropReason::Malformed)?.addr(id);
-                let nth = |n| message.nth_attribute::<XorRelayedAddress>(n).ok().map(|a| plain(a.addr(id)));
-                let relayed: Vec<SocketAddr> = (0..Family::ALL.len()).map_while(nth).collect();
-                if relayed.is_empty() {
-                    self.lose(Lost::Refused { code: 0 });
-                    return Err(DropReason::Malformed);
-                }
-                self.state = State::Allocated;
-                self.relayed.clone_from(&relayed);
-                self.mapped = Some(plain(mapped));
-                self.hold(lifetime, flight.first_sent, now);
-                let rtt = now.saturating_sub(flight.first_sent);
-                self.event(Event::Allocated { relayed, mapped: plain(mapped), rtt });
-            }
-            Request::Clear => self.send(Request::Allocate, now),
-            Request::Refresh => self.hold(lifetime, flight.first_sent, now),
-            Request::Release => self.lose(Lost::Released),
-            Request::Permit(peers) => {
-                for peer in peers {
-                    if self.wishes.permitted(peer, flight.first_sent) {
-                        self.event(Event::Permitted(peer));
-                    }
-                }
-            }
-            Request::Bind(peer, number) => {
-                if self.wishes.peer(number) == Some(peer)
-                    && let Some(number) = self.wishes.bound(peer, flight.first_sent)
-                {
-                    self.event(Event::Bound(peer, number));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn hold(&mut self, lifetime: Duration, sent: Duration, now: Duration) {
-        self.until = sent + lifetime;
-        self.refresh_at = now + self.config.keepalive.min(lifetime / 2);
-    }
-
-    fn handle_error(&mut self, request: Request, error: u16, message: &Message<'_>, now: Duration) {
-        match (error, &request) {
-            (_, Request::Release) => self.lose(Lost::Released),
-            (code::UNAUTHENTICATED, _) if self.session.is_some() => self.lose(Lost::Credentials),
-            (code::UNAUTHENTICATED | code::STALE_NONCE, _) => self.renew(request, message, now),
-            (code::WRONG_CREDENTIALS, Request::Clear) => {
-                self.lose(Lost::Refused { code: code::ALLOCATION_MISMATCH });
-            }
-            (code::WRONG_CREDENTIALS, _) => self.lose(Lost::Credentials),
-            (code::ALLOCATION_MISMATCH, Request::Allocate) if self.cleared < MOST_CLEARED => {
-                self.cleared += 1;
-                self.send(Request::Clear, now);
-            }
-            // What was in the way has ended by itself.
-            (code::ALLOCATION_MISMATCH, Request::Clear) => self.send(Request::Allocate, now),
-            (code, Request::Allocate | Request::Clear) => self.lose(Lost::Refused { code }),
-            (code::ALLOCATION_MISMATCH, Request::Refresh | Request::Permit(_) | Request::Bind(..)) => {
-                self.lose(Lost::Forgotten);
-            }
-            (code, Request::Refresh) => self.lose(Lost::Refused { code }),
-            (code, Request::Permit(peers)) => match peers.as_slice() {
-                [peer] => {
-                    let peer = *peer;
-                    self.wishes.forget(peer);
-                    self.event(Event::Refused { peer, code });
-                }
-                several => self.wishes.ask_alone(several),
-            },
-            (code, Request::Bind(peer, _)) => {
-                self.wishes.forget_channel(*peer);
-                self.event(Event::NotBound(*peer, code));
-            }
-        }
-    }
-
-    /// Takes realm and nonce of a challenge and sends the request again with them.
-    fn renew(&mut self, request: Request, message: &Message<'_>, now: Duration) {
-        let realm = message.attribute::<Realm>().ok().map(|r| r.realm().to_owned());
-        let nonce = message.attribute::<Nonce>().ok().map(|n| n.nonce().to_owned());
-        self.stale += 1;
-        let (Some(realm), Some(nonce)) = (realm, nonce) else {
-            return self.lose(Lost::Refused { code: code::BAD_REQUEST });
-        };
-        if self.stale > MOST_STALE {
-            return self.lose(Lost::Refused { code: code::STALE_NONCE });
-        }
-        let credentials = &self.config.credentials;
-        let (name, password) = (credentials.username(), credentials.expose_password());
-        let key = match self.session.take() {
-            Some(session) if session.realm == realm => session.key,
-            Some(_) | None => Key::long_term(name, &realm, password, Algorithm::Sha1),
-        };
-        self.session = Some(Session { realm, nonce, key });
-        self.send(request, now);
-    }
-
-    fn send(&mut self, request: Request, now: Duration) {
+    pub(super) fn send(&mut self, request: Request, now: Duration) {
         let id = transaction(&mut self.random);
         let mut draft = Draft::new(MessageClass::Request, method(&request), id);
         match &request {
@@ -457,7 +315,7 @@ impl AllocationClient {
         self.flights.iter().any(|flight| flight.kind == *request)
     }
 
-    fn lose(&mut self, why: Lost) {
+    pub(super) fn lose(&mut self, why: Lost) {
         self.state = State::Idle;
         self.session = None;
         self.flights.clear();
@@ -467,7 +325,7 @@ impl AllocationClient {
         self.event(Event::Lost(why));
     }
 
-    fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
 
@@ -526,7 +384,7 @@ impl AllocationClient {
     }
 }
 
-fn method(request: &Request) -> Method {
+pub(super) fn method(request: &Request) -> Method {
     match request {
         Request::Allocate => ALLOCATE,
         Request::Clear | Request::Refresh | Request::Release => REFRESH,

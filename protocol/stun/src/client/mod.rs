@@ -1,6 +1,7 @@
 //! A node's side: an allocation that it holds at a relay, and what a relay says about its address.
 
 mod allocation;
+mod answers;
 mod binding;
 mod data;
 mod flight;

@@ -25,10 +25,24 @@ const MOST_BINDING: usize = 8;
 #[derive(Debug, Clone, Default)]
 struct Peer {
     until: Option<Duration>,
-    due: Duration,
+    /// When to ask for its permission; `None`: its channels do, because ChannelBind permits, too (RFC 8656 §12).
+    due: Option<Duration>,
     asked: bool,
     /// A request with others failed; this one is asked for by itself, to learn whose fault it was.
     alone: bool,
+}
+
+impl Peer {
+    fn is_due(&self, now: Duration) -> bool {
+        !self.asked && self.due.is_some_and(|due| now >= due)
+    }
+
+    /// `true` when it was not held before.
+    fn hold(&mut self, sent: Duration) -> bool {
+        let fresh = self.until.is_none();
+        self.until = self.until.max(Some(sent + PERMISSION_LIFETIME));
+        fresh
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -60,12 +74,12 @@ pub(crate) struct Wishes {
 
 impl Wishes {
     pub(crate) fn permit(&mut self, peer: IpAddr) {
-        self.peers.entry(peer).or_default();
+        self.peers.entry(peer).or_default().due.get_or_insert(Duration::ZERO);
     }
 
     /// `false`: no number is free.
     pub(crate) fn bind(&mut self, peer: SocketAddr, now: Duration) -> bool {
-        self.permit(peer.ip());
+        self.peers.entry(peer.ip()).or_default();
         if self.channels.contains_key(&peer) {
             return true;
         }
@@ -133,7 +147,7 @@ impl Wishes {
     pub(crate) fn take_due(&mut self, now: Duration) -> Vec<Ask> {
         let mut asks = Vec::new();
         let mut together = Vec::new();
-        for (ip, peer) in self.peers.iter_mut().filter(|(_, peer)| !peer.asked && now >= peer.due) {
+        for (ip, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.is_due(now)) {
             peer.asked = true;
             if peer.alone {
                 asks.push(Ask::Permit(vec![*ip]));
@@ -151,17 +165,16 @@ impl Wishes {
         asks
     }
 
-    /// The relay confirmed `peer`; `true` when it was not permitted before.
+    /// The relay confirmed `peer` by itself; `true` when it was not permitted before.
     pub(crate) fn permitted(&mut self, peer: IpAddr, sent: Duration) -> bool {
         let Some(entry) = self.peers.get_mut(&peer) else { return false };
-        let fresh = entry.until.is_none();
-        *entry = Peer {
-            until: Some(sent + PERMISSION_LIFETIME),
-            due: sent + REFRESH_AFTER,
-            asked: false,
-            alone: false,
-        };
-        fresh
+        (entry.due, entry.asked, entry.alone) = (Some(sent + REFRESH_AFTER), false, false);
+        entry.hold(sent)
+    }
+
+    /// The relay confirmed a channel of `peer`, and so the peer; `true` when it was not permitted before.
+    pub(crate) fn permitted_by_channel(&mut self, peer: IpAddr, sent: Duration) -> bool {
+        self.peers.get_mut(&peer).is_some_and(|entry| entry.hold(sent))
     }
 
     /// The relay confirmed the channel; its number when it was not bound before.
@@ -180,7 +193,7 @@ impl Wishes {
             if let Some(entry) = self.peers.get_mut(peer) {
                 entry.alone = true;
                 entry.asked = false;
-                entry.due = Duration::ZERO;
+                entry.due = Some(Duration::ZERO);
             }
         }
     }
@@ -190,7 +203,7 @@ impl Wishes {
         for peer in peers {
             if let Some(entry) = self.peers.get_mut(peer) {
                 entry.asked = false;
-                entry.due = due;
+                entry.due = Some(due);
             }
         }
     }
@@ -215,7 +228,7 @@ impl Wishes {
     /// When something is due or ends.
     pub(crate) fn next(&self) -> Option<Duration> {
         let busy = self.channels.values().filter(|c| c.asked).count() >= MOST_BINDING;
-        let peers = self.peers.values().flat_map(|p| [(!p.asked).then_some(p.due), p.until]);
+        let peers = self.peers.values().flat_map(|p| [p.due.filter(|_| !p.asked), p.until]);
         let channels = self.channels.values().flat_map(|c| [(!c.asked && !busy).then_some(c.due), c.until]);
         peers.chain(channels).flatten().min()
     }
@@ -224,7 +237,7 @@ impl Wishes {
     /// reaches whom it was for.
     pub(crate) fn reset(&mut self) {
         for peer in self.peers.values_mut() {
-            *peer = Peer::default();
+            *peer = Peer { due: peer.due.map(|_| Duration::ZERO), ..Peer::default() };
         }
         for channel in self.channels.values_mut() {
             channel.until = None;
@@ -321,7 +334,7 @@ mod tests {
         let mut wishes = Wishes::default();
         wishes.bind(peer(1), Duration::ZERO);
         let first = wishes.take_due(Duration::ZERO);
-        wishes.permitted(peer(1).ip(), Duration::ZERO);
+        wishes.permitted_by_channel(peer(1).ip(), Duration::ZERO);
         wishes.bound(peer(1), Duration::ZERO);
 
         wishes.reset();

@@ -1,0 +1,295 @@
+//! One TURN allocation: the sockets that its client is reached by, and the rules for what passes.
+//!
+//! - Parent: [`Listener`](crate::Listener), one child for each five-tuple, never restarted.
+//! - Core: [`relay::Allocation`], a pure machine.
+//! - When it dies: its client hears that there is no allocation and makes another; no other allocation notices.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use actors_runtime::{Actor, Cx};
+use protocol_stun::relay::{self, DropReason, FiveTuple, Output, ToClient, ToPeer};
+use protocol_stun::{Family, Kind, Route, channel_header, kind};
+
+use crate::counters::Direction;
+use crate::gather::Gather;
+use crate::lane::RelayLane;
+use crate::pool::Run;
+use crate::ports::Relayed;
+use crate::socket::{Arrived, Envelope, RelaySocket, source};
+
+/// What an allocation can be told: requests of its client, authenticated by the listener, and the end.
+#[derive(Debug)]
+pub enum AllocationCommand {
+    /// A Refresh request.
+    Refresh(Box<relay::Request>),
+    /// A CreatePermission request.
+    Permit(Box<relay::Request>),
+    /// A ChannelBind request.
+    BindChannel(Box<relay::Request>),
+    /// An Allocate request on a five-tuple that has its allocation: a copy of the first one, or a mistake.
+    Repeat(Box<relay::Request>),
+    /// Ends at once.
+    Expire,
+}
+
+/// What arrives through the packet mailbox, in arrival order.
+pub enum Packets {
+    /// ChannelData and Send indications of its client.
+    FromClient(Run),
+    /// What another allocation of this relay sends here, from its relayed address.
+    FromAllocation(SocketAddr, Run),
+}
+
+/// The actor.
+pub struct Allocation {
+    lane: Rc<RelayLane>,
+    listener: Rc<RelaySocket>,
+    five_tuple: FiveTuple,
+    machine: Rc<RefCell<relay::Allocation>>,
+    relayed: Vec<Relayed>,
+    /// Memory for one Data indication.
+    indication: Vec<u8>,
+}
+
+impl Allocation {
+    pub(crate) fn new(
+        lane: Rc<RelayLane>,
+        listener: Rc<RelaySocket>,
+        five_tuple: FiveTuple,
+        machine: Rc<RefCell<relay::Allocation>>,
+        relayed: Vec<Relayed>,
+    ) -> Self {
+        Self { lane, listener, five_tuple, machine, relayed, indication: Vec::new() }
+    }
+
+    fn serve(&mut self, request: &relay::Request, cx: &mut Cx<Self>) {
+        let now = self.lane.since(cx.now());
+        self.machine.borrow_mut().handle_request(request, &self.lane.filter.borrow(), now);
+        self.pump(cx);
+    }
+
+    /// Does what the machine wants done.
+    fn pump(&mut self, cx: &mut Cx<Self>) {
+        let machine = Rc::clone(&self.machine);
+        while let Some(output) = { machine.borrow_mut().poll_output() } {
+            match output {
+                Output::Respond(bytes) => {
+                    if let Err(reason) = self.listener.send(self.to_client(0), &bytes) {
+                        cx.count_drop(reason, 1);
+                    }
+                }
+                Output::FamilyReleased(family) => {
+                    for relayed in self.relayed.extract_if(.., |r| Family::of(r.public.ip()) == family) {
+                        self.lane.forget_relayed(&relayed);
+                    }
+                }
+                Output::Ended(_) => cx.stop(),
+            }
+        }
+        match machine.borrow().poll_timeout() {
+            Some(deadline) => cx.wake_at(self.lane.instant(deadline)),
+            None => cx.wake_never(),
+        }
+    }
+
+    fn to_client(&self, ecn: u8) -> Envelope {
+        Envelope { to: self.five_tuple.client, from: source(&self.listener, self.five_tuple.relay.ip()), ecn }
+    }
+
+    /// Reads a relayed socket.
+    fn read(&mut self, socket: &Rc<RelaySocket>, cx: &mut Cx<Self>) {
+        let lane = Rc::clone(&self.lane);
+        let mut scratch = lane.scratch.borrow_mut();
+        let received = socket.receive(&mut scratch, |Arrived { from, ecn, bytes, stride, .. }| {
+            self.pass_to_client(from, bytes, stride, ecn, cx);
+        });
+        if received.is_err() {
+            cx.count_drop("udp_receive_failed", 1);
+        }
+    }
+
+    /// Sends what came from a peer on to the client.
+    fn pass_to_client(&mut self, peer: SocketAddr, bytes: &[u8], stride: usize, ecn: u8, cx: &mut Cx<Self>) {
+        if bytes.is_empty() {
+            return cx.count_drop("udp_empty", 1);
+        }
+        let count = bytes.len().div_ceil(stride) as u64;
+        let how = self.machine.borrow().handle_from_peer(peer, self.lane.since(cx.now()));
+        match how {
+            Ok(ToClient::Channel(channel)) => self.by_channel(channel, bytes, stride, ecn, cx),
+            Ok(ToClient::Indication) => {
+                for payload in bytes.chunks(stride) {
+                    self.by_indication(peer, payload, ecn, cx);
+                }
+            }
+            Err(reason) => cx.count_drop(reason.as_str(), count),
+        }
+    }
+
+    fn by_channel(&self, channel: u16, bytes: &[u8], stride: usize, ecn: u8, cx: &Cx<Self>) {
+        let last = bytes.len().saturating_sub(1) % stride + 1;
+        let [Ok(whole_len), Ok(last_len)] = [stride, last].map(u16::try_from) else {
+            return cx.count_drop("udp_too_big", 1);
+        };
+        let (whole, last) = (channel_header(channel, whole_len), channel_header(channel, last_len));
+        let count = bytes.len().div_ceil(stride);
+        let mut gather = Gather::new(2);
+        for (n, payload) in bytes.chunks(stride).enumerate() {
+            let header = if n + 1 == count { &last } else { &whole };
+            if !gather.push(&[header, payload]) {
+                self.send_to_client(&gather, ecn, cx);
+                gather = Gather::new(2);
+                let _first_always_fits = gather.push(&[header, payload]);
+            }
+        }
+        self.send_to_client(&gather, ecn, cx);
+    }
+
+    fn send_to_client(&self, gather: &Gather<'_>, ecn: u8, cx: &Cx<Self>) {
+        if gather.is_empty() {
+            return;
+        }
+        let sent =
+            self.listener.send_segments(self.to_client(ecn), gather.parts(), gather.each(), gather.segment());
+        let lost = sent.err().unwrap_or((0, ""));
+        if lost.0 > 0 {
+            cx.count_drop(lost.1, lost.0);
+        }
+        let headers = 4 * gather.count();
+        self.lane.counters.relayed(Direction::ToClient, gather.count() - lost.0, gather.bytes() - headers);
+    }
+
+    fn by_indication(&mut self, peer: SocketAddr, payload: &[u8], ecn: u8, cx: &Cx<Self>) {
+        self.indication.clear();
+        if !self.machine.borrow_mut().data_indication(peer, payload, &mut self.indication) {
+            return cx.count_drop("udp_too_big", 1);
+        }
+        match self.listener.send(self.to_client(ecn), &self.indication) {
+            Ok(()) => self.lane.counters.relayed(Direction::ToClient, 1, payload.len() as u64),
+            Err(reason) => cx.count_drop(reason, 1),
+        }
+    }
+
+    /// Sends what came from the client on to its peers.
+    fn pass_to_peers(&mut self, run: &Run, cx: &mut Cx<Self>) {
+        let now = self.lane.since(cx.now());
+        let machine = self.machine.borrow();
+        let filter = self.lane.filter.borrow();
+        let mut gather = Gather::new(1);
+        let mut going: Option<ToPeer> = None;
+        for datagram in run.bytes().chunks(run.stride()) {
+            let decided = match kind(datagram) {
+                Kind::ChannelData => machine.handle_channel_data(datagram, &filter, now),
+                Kind::Stun => machine.handle_indication(datagram, &filter, now),
+                Kind::Other => Err(DropReason::NotForRelay),
+            };
+            let to = match decided {
+                Ok(to) => to,
+                Err(reason) => {
+                    cx.count_drop(reason.as_str(), 1);
+                    continue;
+                }
+            };
+            let payload = datagram.get(to.payload.clone()).unwrap_or_default();
+            let same = going.as_ref().is_some_and(|before| before.peer == to.peer);
+            if !(same && gather.push(&[payload])) {
+                if let Some(before) = going.take() {
+                    self.send_to_peer(&before, &gather, run.ecn(), cx);
+                }
+                gather = Gather::new(1);
+                let _first_always_fits = gather.push(&[payload]);
+                going = Some(to);
+            }
+        }
+        if let Some(before) = going {
+            self.send_to_peer(&before, &gather, run.ecn(), cx);
+        }
+    }
+
+    fn send_to_peer(&self, to: &ToPeer, gather: &Gather<'_>, ecn: u8, cx: &Cx<Self>) {
+        let (count, bytes) = (gather.count(), gather.bytes());
+        let lost = match to.route {
+            Route::Network => {
+                let Some(relayed) = self.relayed.iter().find(|relayed| relayed.public == to.from) else {
+                    return cx.count_drop(DropReason::WrongFamily.as_str(), count);
+                };
+                let envelope = Envelope { to: to.peer, from: None, ecn };
+                relayed.socket.send_segments(envelope, gather.parts(), 1, gather.segment()).err()
+            }
+            Route::InProcess => {
+                let mut run = self.lane.pool.empty(gather.segment(), ecn);
+                gather.parts().iter().for_each(|part| run.push(part));
+                let other = self.lane.switchboard.borrow().get(&to.peer).cloned();
+                match other.map(|other| other.push(Packets::FromAllocation(to.from, run))) {
+                    Some(Ok(())) => {
+                        self.lane.counters.relayed(Direction::InProcess, count, bytes);
+                        None
+                    }
+                    Some(Err(_)) => Some((count, "allocation_ring_full")),
+                    None => Some((count, DropReason::OwnHost.as_str())),
+                }
+            }
+            Route::Nowhere => Some((count, DropReason::OwnHost.as_str())),
+        };
+        match lost {
+            None => self.lane.counters.relayed(Direction::ToPeer, count, bytes),
+            Some((lost, reason)) => {
+                cx.count_drop(reason, lost);
+                self.lane.counters.relayed(
+                    Direction::ToPeer,
+                    count - lost,
+                    bytes * (count - lost) / count.max(1),
+                );
+            }
+        }
+    }
+}
+
+impl Actor for Allocation {
+    const KIND: &'static str = "Allocation";
+    type Command = AllocationCommand;
+    type Packets = Packets;
+
+    fn started(&mut self, cx: &mut Cx<Self>) {
+        for relayed in &self.relayed {
+            let socket = Rc::clone(&relayed.socket);
+            cx.follow(relayed.socket.readable(), move |allocation: &mut Self, (), cx| {
+                allocation.read(&socket, cx)
+            });
+        }
+        self.pump(cx);
+    }
+
+    fn told(&mut self, command: AllocationCommand, cx: &mut Cx<Self>) {
+        match command {
+            AllocationCommand::Refresh(request)
+            | AllocationCommand::Permit(request)
+            | AllocationCommand::BindChannel(request)
+            | AllocationCommand::Repeat(request) => self.serve(&request, cx),
+            AllocationCommand::Expire => cx.stop(),
+        }
+    }
+
+    fn received(&mut self, packets: Packets, cx: &mut Cx<Self>) {
+        match packets {
+            Packets::FromClient(run) => self.pass_to_peers(&run, cx),
+            Packets::FromAllocation(peer, run) => {
+                self.pass_to_client(peer, run.bytes(), run.stride(), run.ecn(), cx)
+            }
+        }
+    }
+
+    fn woken(&mut self, cx: &mut Cx<Self>) {
+        let now = self.lane.since(cx.now());
+        self.machine.borrow_mut().handle_timeout(now);
+        self.pump(cx);
+    }
+
+    fn count(packets: &Packets) -> u64 {
+        match packets {
+            Packets::FromClient(run) | Packets::FromAllocation(_, run) => run.count(),
+        }
+    }
+}

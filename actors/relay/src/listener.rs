@@ -1,0 +1,286 @@
+//! One socket that clients send to.
+//!
+//! - Parent: none, a root; one for each listening address. Its children are the [`Allocation`]s of its clients.
+//! - Core: [`Front`](protocol_stun::relay::Front), a pure decision for each datagram of a stranger.
+//! - When it dies: it is restarted on the lane's descriptor; machines and relayed sockets are kept by the lane, so its
+//!   allocations go on, and what arrives meanwhile waits in the kernel.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use actors_runtime::{Actor, ChildEnded, Cx, How, Never};
+use protocol_stun::relay::{self, AllocateAsk, Ask, Decision, DropReason, FiveTuple, Granted, code};
+use protocol_stun::{Kind, is_indication, kind};
+use rand::Rng;
+
+use crate::allocation::{Allocation, AllocationCommand, Packets};
+use crate::counters::Request;
+use crate::lane::{Held, RelayLane, unix_now};
+use crate::ports::Relayed;
+use crate::socket::{Arrived, Envelope, RelaySocket, source};
+
+/// What a listener can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerCommand {
+    /// Grants no more allocations; those that are held go on.
+    Drain,
+}
+
+/// The actor.
+pub struct Listener {
+    lane: Rc<RelayLane>,
+    socket: Rc<RelaySocket>,
+}
+
+impl Listener {
+    /// Reads `socket`, which the lane keeps.
+    pub fn new(lane: Rc<RelayLane>, socket: Rc<RelaySocket>) -> Self {
+        Self { lane, socket }
+    }
+
+    fn read(&mut self, cx: &mut Cx<Self>) {
+        let lane = Rc::clone(&self.lane);
+        let socket = Rc::clone(&self.socket);
+        let mut scratch = lane.scratch.borrow_mut();
+        if let Err(error) = socket.receive(&mut scratch, |arrived| self.arrived(&arrived, cx)) {
+            tracing::debug!(%error, "receive failed");
+            cx.count_drop("udp_receive_failed", 1);
+        }
+    }
+
+    /// Passes data on in as few pieces as it came in, and answers the rest.
+    fn arrived(&mut self, arrived: &Arrived<'_>, cx: &mut Cx<Self>) {
+        let local = arrived.local.unwrap_or(self.socket.local().ip());
+        let relay = SocketAddr::new(local, self.socket.local().port());
+        let five_tuple = FiveTuple { client: arrived.from, relay };
+        if arrived.bytes.is_empty() {
+            cx.count_drop("udp_empty", 1);
+        }
+        let mut data = 0..0;
+        for (n, datagram) in arrived.bytes.chunks(arrived.stride).enumerate() {
+            let start = n * arrived.stride;
+            let is_data = match kind(datagram) {
+                Kind::ChannelData => true,
+                Kind::Stun => is_indication(datagram),
+                Kind::Other => {
+                    cx.count_drop(DropReason::NotForRelay.as_str(), 1);
+                    self.pass(five_tuple, arrived, data.clone(), cx);
+                    data = start + datagram.len()..start + datagram.len();
+                    continue;
+                }
+            };
+            if !is_data {
+                self.pass(five_tuple, arrived, data.clone(), cx);
+                data.start = start + datagram.len();
+                self.answer(datagram, five_tuple, cx);
+            }
+            data.end = start + datagram.len();
+        }
+        self.pass(five_tuple, arrived, data, cx);
+    }
+
+    /// Hands data to the allocation of its five-tuple.
+    fn pass(
+        &self,
+        five_tuple: FiveTuple,
+        arrived: &Arrived<'_>,
+        data: std::ops::Range<usize>,
+        cx: &Cx<Self>,
+    ) {
+        let Some(bytes) = arrived.bytes.get(data).filter(|bytes| !bytes.is_empty()) else { return };
+        let count = bytes.len().div_ceil(arrived.stride) as u64;
+        let Some(packets) = self.lane.packets_of(five_tuple) else {
+            return cx.count_drop(DropReason::NoAllocation.as_str(), count);
+        };
+        let run = self.lane.pool.run(bytes, arrived.stride, arrived.ecn);
+        if packets.push(Packets::FromClient(run)).is_err() {
+            cx.count_drop("allocation_ring_full", count);
+        }
+    }
+
+    fn answer(&mut self, datagram: &[u8], five_tuple: FiveTuple, cx: &mut Cx<Self>) {
+        let now = self.lane.since(cx.now());
+        match self.lane.front.handle(datagram, five_tuple.client, now, unix_now()) {
+            Decision::Answer(bytes) => {
+                self.lane.counters.answered(Request::Stranger);
+                self.send(five_tuple, &bytes, cx);
+            }
+            Decision::Drop(reason) => cx.count_drop(reason.as_str(), 1),
+            // Only for what is_indication says no to.
+            Decision::Indication => cx.count_drop(DropReason::UnknownMethod.as_str(), 1),
+            Decision::Authenticated(request) => self.serve(request, five_tuple, cx),
+        }
+    }
+
+    fn serve(&mut self, request: relay::Request, five_tuple: FiveTuple, cx: &mut Cx<Self>) {
+        let now = self.lane.since(cx.now());
+        self.lane.counters.answered(match request.ask() {
+            Ask::Allocate(_) => Request::Allocate,
+            Ask::Refresh { .. } => Request::Refresh,
+            Ask::CreatePermission { .. } => Request::CreatePermission,
+            Ask::ChannelBind { .. } => Request::ChannelBind,
+        });
+        self.lane.filter.borrow_mut().saw(&request.user().account, five_tuple.client.ip(), now);
+        let ask = request.ask().clone();
+        match (self.lane.address_of(five_tuple), ask) {
+            (Some(allocation), ask) => {
+                let request = Box::new(request);
+                let told = allocation.tell(match ask {
+                    Ask::Allocate(_) => AllocationCommand::Repeat(request),
+                    Ask::Refresh { .. } => AllocationCommand::Refresh(request),
+                    Ask::CreatePermission { .. } => AllocationCommand::Permit(request),
+                    Ask::ChannelBind { .. } => AllocationCommand::BindChannel(request),
+                });
+                if told.is_err() {
+                    // It ends at this very moment; the client asks again and hears that.
+                    cx.count_drop("allocation_ended", 1);
+                }
+            }
+            (None, Ask::Allocate(ask)) => {
+                if let Err(code) = self.allocate(&request, ask, five_tuple, cx) {
+                    self.send(five_tuple, &request.refuse(code), cx);
+                }
+            }
+            (None, Ask::Refresh { .. } | Ask::CreatePermission { .. } | Ask::ChannelBind { .. }) => {
+                self.send(five_tuple, &request.refuse(code::ALLOCATION_MISMATCH), cx);
+            }
+        }
+    }
+
+    fn allocate(
+        &mut self,
+        request: &relay::Request,
+        ask: AllocateAsk,
+        five_tuple: FiveTuple,
+        cx: &mut Cx<Self>,
+    ) -> Result<(), u16> {
+        let lane = Rc::clone(&self.lane);
+        // Still held, but its actor is gone: the client is told to wait for the end of it.
+        if lane.draining.get() || lane.held.borrow().contains_key(&five_tuple) {
+            return Err(code::INSUFFICIENT_CAPACITY);
+        }
+        let share = lane.quota.borrow_mut().take(request.user())?;
+        let (mut relayed, mut missing) = (Vec::<Relayed>::new(), None);
+        for family in ask.families.each() {
+            match lane.ports.open(*family, five_tuple.relay.ip(), ask.even_port) {
+                Ok(socket) => relayed.push(socket),
+                Err(code) => missing = Some((*family, code)),
+            }
+        }
+        if relayed.is_empty() {
+            lane.quota.borrow_mut().give_back(share);
+            return Err(missing.map_or(code::INSUFFICIENT_CAPACITY, |(_, code)| code));
+        }
+        let granted = Granted {
+            five_tuple,
+            relayed: relayed.iter().map(|relayed| relayed.public).collect(),
+            missing,
+            limits: lane.limits,
+            seed: rand::rng().random(),
+        };
+        let machine = relay::Allocation::grant(request, ask.lifetime, granted, lane.since(cx.now()));
+        let held = Held {
+            key: key(five_tuple),
+            machine: Rc::new(RefCell::new(machine)),
+            relayed,
+            share: Some(share),
+            actor: None,
+        };
+        lane.hold(five_tuple, held);
+        tracing::debug!(client = %five_tuple.client, node = %request.user().node, "allocation granted");
+        self.start(five_tuple, cx).inspect_err(|_| lane.let_go(five_tuple))
+    }
+
+    /// Starts the actor of a held allocation.
+    fn start(&self, five_tuple: FiveTuple, cx: &mut Cx<Self>) -> Result<(), u16> {
+        let lane = Rc::clone(&self.lane);
+        let Some((key, machine, relayed)) = lane
+            .held
+            .borrow()
+            .get(&five_tuple)
+            .map(|held| (held.key.clone(), Rc::clone(&held.machine), held.relayed.clone()))
+        else {
+            return Err(code::INSUFFICIENT_CAPACITY);
+        };
+        let (shared, listener) = (Rc::clone(&lane), Rc::clone(&self.socket));
+        let factory = move || {
+            Allocation::new(
+                Rc::clone(&shared),
+                Rc::clone(&listener),
+                five_tuple,
+                Rc::clone(&machine),
+                relayed.clone(),
+            )
+        };
+        match cx.start_child::<Allocation>(key, factory) {
+            Ok(child) => {
+                if let Some(packets) = child.packets {
+                    lane.connect(five_tuple, child.address, packets);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "allocation not started");
+                Err(code::INSUFFICIENT_CAPACITY)
+            }
+        }
+    }
+
+    fn send(&self, five_tuple: FiveTuple, bytes: &[u8], cx: &Cx<Self>) {
+        let from = source(&self.socket, five_tuple.relay.ip());
+        let envelope = Envelope { to: five_tuple.client, from, ecn: 0 };
+        if let Err(reason) = self.socket.send(envelope, bytes) {
+            cx.count_drop(reason, 1);
+        }
+    }
+
+    /// The held allocations whose clients send here.
+    fn mine(&self) -> Vec<FiveTuple> {
+        let table = self.lane.held.borrow();
+        let here = |five_tuple: &&FiveTuple| {
+            five_tuple.relay.port() == self.socket.local().port() && {
+                let local = self.socket.local().ip();
+                local == five_tuple.relay.ip()
+                    || (local.is_unspecified() && local.is_ipv4() == five_tuple.relay.is_ipv4())
+            }
+        };
+        table.keys().filter(here).copied().collect()
+    }
+}
+
+/// What stands in the list of actors for an allocation.
+fn key(five_tuple: FiveTuple) -> String {
+    format!("{} at {}", five_tuple.client, five_tuple.relay)
+}
+
+impl Actor for Listener {
+    const KIND: &'static str = "Listener";
+    type Command = ListenerCommand;
+    type Packets = Never;
+
+    fn started(&mut self, cx: &mut Cx<Self>) {
+        for five_tuple in self.mine() {
+            if self.start(five_tuple, cx).is_err() {
+                self.lane.let_go(five_tuple);
+            }
+        }
+        cx.follow(self.socket.readable(), |listener, (), cx| listener.read(cx));
+    }
+
+    fn told(&mut self, command: ListenerCommand, _cx: &mut Cx<Self>) {
+        match command {
+            ListenerCommand::Drain => self.lane.draining.set(true),
+        }
+    }
+
+    fn child_ended(&mut self, child: ChildEnded, _cx: &mut Cx<Self>) {
+        if let Some(five_tuple) = self.lane.by_key(&child.key) {
+            self.lane.let_go(five_tuple);
+        }
+        match child.how {
+            How::Stopped => tracing::debug!("allocation ended"),
+            How::Failed | How::GaveUp => tracing::warn!("an allocation failed; its client will make another"),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! A UDP socket of the relay: reads runs of datagrams (GRO), sends runs of them (GSO) out of scattered memory.
+//!
+//! A relay needs what a node's socket does not: the answer must leave from the address that the request came to, also on a
+//! host with several; a header is put before each segment on one way and left out on the other, without copying; and
+//! thousands of sockets share one piece of memory to read into.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use futures_util::Stream;
+use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
+use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// Asked for in each direction: 4 MiB hold 20 ms at 1.6 Gbit/s, longer than a lane may be away.
+pub const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Runs of one receive call.
+const CALL: usize = 8;
+/// The largest GRO buffer.
+const GRO_BUFFER: usize = 1 << 16;
+/// `UDP_MAX_SEGMENTS` of kernels before 6.9; later ones take more.
+pub(crate) const MAX_SEGMENTS: usize = 64;
+/// The longest payload of one send: 65,535 less the IPv4 and UDP headers.
+pub(crate) const MAX_PAYLOAD: usize = 65_507;
+
+/// The memory that a lane's sockets are read into.
+pub(crate) struct Scratch(Box<[u8]>);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self(vec![0; CALL * GRO_BUFFER].into_boxed_slice())
+    }
+}
+
+/// Datagrams that arrived together from one source: each `stride` bytes long, the last may be shorter.
+pub(crate) struct Arrived<'a> {
+    pub(crate) from: SocketAddr,
+    /// The address of ours that they came to.
+    pub(crate) local: Option<IpAddr>,
+    pub(crate) ecn: u8,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) stride: usize,
+}
+
+/// What a send is: where to, from which of our addresses, with which ECN bits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Envelope {
+    pub(crate) to: SocketAddr,
+    /// `None`: the socket has only one.
+    pub(crate) from: Option<IpAddr>,
+    pub(crate) ecn: u8,
+}
+
+/// One socket. Belongs to a lane, not to an actor: a restarted actor goes on with it.
+pub struct RelaySocket {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+    segments: Cell<usize>,
+    reader: RefCell<Option<Waker>>,
+    closed: Cell<bool>,
+}
+
+impl RelaySocket {
+    /// Opens a socket on `local` with buffers of `buffer` bytes (the kernel may give less). Inside a lane's event loop.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open(local: SocketAddr, buffer: usize) -> io::Result<Rc<Self>> {
+        let socket = Socket::new(
+            Domain::for_address(local),
+            Type::DGRAM.nonblocking().cloexec(),
+            Some(Protocol::UDP),
+        )?;
+        if local.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        // A smaller buffer than asked for loses packets in bursts, and works.
+        let _ = (socket.set_recv_buffer_size(buffer), socket.set_send_buffer_size(buffer));
+        socket.bind(&local.into())?;
+        let socket = UdpSocket::from_std(socket.into())?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        let local = socket.local_addr()?;
+        let segments = Cell::new(state.max_gso_segments().clamp(1, MAX_SEGMENTS));
+        Ok(Rc::new(Self {
+            socket,
+            state,
+            local,
+            segments,
+            reader: RefCell::default(),
+            closed: Cell::new(false),
+        }))
+    }
+
+    /// The address that it is bound to.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Bytes of receive buffer that the kernel gave (it doubles what it is asked for).
+    pub fn receive_buffer(&self) -> usize {
+        SockRef::from(&self.socket).recv_buffer_size().unwrap_or(0)
+    }
+
+    /// Ends the stream of [`Self::readable`]; the descriptor goes with the last owner.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// An item whenever there may be something to read.
+    pub(crate) fn readable(self: &Rc<Self>) -> Readable {
+        Readable(Rc::clone(self))
+    }
+
+    /// One receive call; `each` sees the runs in order. `false`: nothing was there.
+    ///
+    /// # Errors
+    /// What the kernel says; the socket is as good as before.
+    pub(crate) fn receive(
+        &self,
+        scratch: &mut Scratch,
+        mut each: impl FnMut(Arrived<'_>),
+    ) -> io::Result<bool> {
+        let mut meta = [RecvMeta::default(); CALL];
+        let mut buffers: [IoSliceMut<'_>; CALL] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        for (buffer, memory) in buffers.iter_mut().zip(scratch.0.chunks_exact_mut(GRO_BUFFER)) {
+            *buffer = IoSliceMut::new(memory);
+        }
+        let receive = || self.state.recv(UdpSockRef::from(&self.socket), &mut buffers, &mut meta);
+        let count = match self.socket.try_io(Interest::READABLE, receive) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        for (memory, meta) in scratch.0.chunks_exact(GRO_BUFFER).zip(&meta).take(count) {
+            each(Arrived {
+                from: protocol_stun::plain(meta.addr),
+                local: meta.dst_ip,
+                ecn: meta.ecn.map_or(0, |ecn| ecn as u8),
+                bytes: memory.get(..meta.len).unwrap_or_default(),
+                stride: meta.stride.max(1),
+            });
+        }
+        Ok(true)
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// The reason to count it under.
+    pub(crate) fn send(&self, envelope: Envelope, bytes: &[u8]) -> Result<(), &'static str> {
+        self.message(envelope, &[IoSlice::new(bytes)], None).map_err(|error| blame(&error))
+    }
+
+    /// Sends `parts` as datagrams, each made of `each` neighbouring parts; all datagrams are `segment` bytes long, the last
+    /// may be shorter. At most [`MAX_SEGMENTS`] datagrams and [`MAX_PAYLOAD`] bytes. Gives the number that did not leave,
+    /// and why the last of these did not.
+    pub(crate) fn send_segments(
+        &self,
+        envelope: Envelope,
+        parts: &[IoSlice<'_>],
+        each: usize,
+        segment: usize,
+    ) -> Result<(), (u64, &'static str)> {
+        let count = parts.len() / each.max(1);
+        if count > 1
+            && count <= self.segments.get()
+            && let Ok(segment) = u16::try_from(segment)
+        {
+            match self.message(envelope, parts, Some(segment)) {
+                Ok(()) => return Ok(()),
+                Err(error) if !blames_segmentation(&error) => return Err((count as u64, blame(&error))),
+                Err(_) => {}
+            }
+        }
+        let mut lost = (0, "");
+        for datagram in parts.chunks(each.max(1)) {
+            if let Err(error) = self.message(envelope, datagram, None) {
+                lost = (lost.0 + 1, blame(&error));
+            }
+        }
+        if lost.0 > 0 {
+            return Err(lost);
+        }
+        if count > 1 && count <= self.segments.get() {
+            // Each went by itself, so it was the cutting that the host refused.
+            self.segments.set(1);
+        }
+        Ok(())
+    }
+
+    fn message(&self, envelope: Envelope, parts: &[IoSlice<'_>], segment: Option<u16>) -> io::Result<()> {
+        let to = SockAddr::from(envelope.to);
+        let control = Control::of(envelope, segment);
+        let mut message = MsgHdr::new().with_addr(&to).with_buffers(parts);
+        if !control.filled().is_empty() {
+            message = message.with_control(control.filled());
+        }
+        loop {
+            let sent = SockRef::from(&self.socket).sendmsg(&message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+            match sent {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// See [`RelaySocket::readable`].
+pub(crate) struct Readable(Rc<RelaySocket>);
+
+impl Stream for Readable {
+    type Item = ();
+
+    fn poll_next(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<()>> {
+        let socket = &self.0;
+        if socket.closed.get() {
+            return Poll::Ready(None);
+        }
+        match &mut *socket.reader.borrow_mut() {
+            Some(reader) => reader.clone_from(task.waker()),
+            none => *none = Some(task.waker().clone()),
+        }
+        // An error here is the end of the event loop.
+        Poll::Ready(ready!(socket.socket.poll_recv_ready(task)).is_ok().then_some(()))
+    }
+}
+
+const ALIGN: usize = size_of::<usize>();
+const HEADER: usize = size_of::<libc::cmsghdr>().next_multiple_of(ALIGN);
+
+/// The control messages of one send (cmsg(3)): ECN, segment size, source address; the longest is `in6_pktinfo`.
+#[repr(C, align(8))]
+struct Control {
+    bytes: [u8; 3 * (HEADER + 24)],
+    length: usize,
+}
+
+impl Control {
+    fn of(envelope: Envelope, segment: Option<u16>) -> Self {
+        let mut control = Self { bytes: [0; 3 * (HEADER + 24)], length: 0 };
+        if envelope.ecn != 0 {
+            let bits = i32::from(envelope.ecn & 0b11).to_ne_bytes();
+            match envelope.to {
+                SocketAddr::V4(_) => control.push(libc::IPPROTO_IP, libc::IP_TOS, &bits),
+                SocketAddr::V6(_) => control.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &bits),
+            }
+        }
+        if let Some(segment) = segment {
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+        }
+        match envelope.from {
+            // in_pktinfo: interface (0 for any), source, and a field that is ignored on sending (ip(7)).
+            Some(IpAddr::V4(from)) => {
+                let mut info = [0u8; 12];
+                for (to, from) in info.iter_mut().skip(4).zip(from.octets()) {
+                    *to = from;
+                }
+                control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+            }
+            // in6_pktinfo: source, then interface (RFC 3542 §6.1).
+            Some(IpAddr::V6(from)) => {
+                let mut info = [0u8; 20];
+                for (to, from) in info.iter_mut().zip(from.octets()) {
+                    *to = from;
+                }
+                control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+            }
+            None => {}
+        }
+        control
+    }
+
+    fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
+        let start = self.length;
+        let length = (HEADER + data.len()).to_ne_bytes();
+        let header = length.into_iter().chain(level.to_ne_bytes()).chain(kind.to_ne_bytes());
+        for (to, from) in self.bytes.iter_mut().skip(start).zip(header) {
+            *to = from;
+        }
+        for (to, from) in self.bytes.iter_mut().skip(start + HEADER).zip(data) {
+            *to = *from;
+        }
+        self.length = start + HEADER + data.len().next_multiple_of(ALIGN);
+    }
+
+    fn filled(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// Whether the kernel or the interface may have refused the cutting rather than the datagrams.
+fn blames_segmentation(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::EOPNOTSUPP))
+}
+
+fn blame(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => "udp_send_full",
+        Some(libc::EMSGSIZE) => "udp_too_big",
+        Some(
+            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EHOSTDOWN | libc::EADDRNOTAVAIL,
+        ) => "udp_unreachable",
+        Some(libc::ECONNREFUSED) => "udp_refused",
+        Some(libc::EPERM | libc::EACCES) => "udp_forbidden",
+        _ => "udp_send_failed",
+    }
+}
+
+/// The source to name when answering: only a socket on the unspecified address has a choice.
+pub(crate) fn source(socket: &RelaySocket, local: IpAddr) -> Option<IpAddr> {
+    let unspecified = socket.local.ip().is_unspecified();
+    (unspecified && !local.is_unspecified() && local != IpAddr::V4(Ipv4Addr::BROADCAST)).then_some(local)
+}
