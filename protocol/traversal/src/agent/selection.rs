@@ -1,0 +1,166 @@
+//! Which path data takes, and when one is given up.
+
+use std::time::Duration;
+
+use super::{Agent, Output, Role};
+use crate::choice::{self, STEADY, Verdict};
+use crate::probe::PROBE_SIZE;
+use crate::route::{Due, Route};
+use crate::table::Number;
+
+/// After data was sent and nothing came back for this long, the path is probed. Longer than most round trips.
+const SUSPECT: Duration = Duration::from_millis(400);
+/// Proven paths that are kept alive beside the selected one.
+const BACKUPS: usize = 3;
+
+/// The choice of the client that a gateway follows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Followed {
+    number: Number,
+    choice: u32,
+}
+
+impl Agent {
+    pub(super) fn follow(&mut self, number: Number, choice: u32, now: Duration) {
+        if self.followed.is_some_and(|followed| choice < followed.choice) {
+            return;
+        }
+        self.followed = Some(Followed { number, choice });
+        self.choice = choice;
+        if self.selected != Some(number) {
+            self.select(number, now);
+        }
+    }
+
+    /// The gateway knows of our choice and sends on another path: it has lost ours.
+    pub(super) fn leave_for(&mut self, number: Number, now: Duration) {
+        if let Some(selected) = self.selected
+            && selected != number
+            && self.table.get(selected).is_some_and(|route| route.proven().is_some())
+        {
+            self.lost(selected, now);
+        }
+    }
+
+    pub(super) fn serve(&mut self, number: Number, now: Duration) {
+        let Some(kind) = self.table.get(number).map(|route| route.kind) else {
+            return;
+        };
+        let (needed, jitter) = (!self.table.has_proven(kind), self.jitter());
+        let due = self.table.get_mut(number).map_or(Due::Nothing, |route| route.due(needed, jitter, now));
+        match due {
+            Due::Nothing => {}
+            Due::Probe if self.is_worthless(number) => {
+                if let Some(route) = self.table.get_mut(number) {
+                    route.let_go();
+                }
+            }
+            Due::Probe => self.probe(number, PROBE_SIZE, now),
+            Due::Lost => self.lost(number, now),
+        }
+    }
+
+    /// A proven path that is neither selected nor among the backups. The best relayed one is always a backup.
+    pub(super) fn is_worthless(&self, number: Number) -> bool {
+        let Some((route, proven)) = self.table.get(number).and_then(|route| Some((route, route.proven()?)))
+        else {
+            return false;
+        };
+        let better = |same_kind: bool| {
+            let cost = choice::cost(proven);
+            self.table.iter().filter(move |(other, candidate)| {
+                let cheaper =
+                    candidate.proven().is_some_and(|proven| (choice::cost(proven), *other) < (cost, number));
+                *other != number && cheaper && (!same_kind || candidate.kind == route.kind)
+            })
+        };
+        self.selected != Some(number) && better(false).count() > BACKUPS && better(true).count() > 0
+    }
+
+    pub(super) fn lost(&mut self, number: Number, now: Duration) {
+        let Some(route) = self.table.get_mut(number) else {
+            return;
+        };
+        route.revive(now);
+        let path = route.path;
+        self.tell(Output::Lost { path });
+        if self.followed.is_some_and(|followed| followed.number == number) {
+            self.followed = None;
+        }
+        if self.selected == Some(number) {
+            // Perhaps it was the network: what rested or was let go may be the way now.
+            for other in self.table.numbers() {
+                if let Some(route) = self.table.get_mut(other) {
+                    route.wake(now);
+                }
+            }
+            self.choose(now);
+        }
+    }
+
+    pub(super) fn choose(&mut self, now: Duration) {
+        if let Some(followed) = self.followed
+            && self.config.role == Role::Gateway
+        {
+            // Followed as long as it is proven or may still become so.
+            if self.table.get(followed.number).is_some_and(Route::is_open) {
+                self.contender = None;
+                return;
+            }
+            self.followed = None;
+        }
+        match choice::judge(&self.table, self.selected, self.selected_since) {
+            Verdict::Stay => self.contender = None,
+            Verdict::Change(number) => self.select(number, now),
+            Verdict::Lean(number) => match self.contender {
+                Some((contender, since)) if contender == number => {
+                    if now.saturating_sub(since) >= STEADY {
+                        self.select(number, now);
+                    }
+                }
+                Some(_) | None => self.contender = Some((number, now)),
+            },
+        }
+    }
+
+    pub(super) fn select(&mut self, number: Number, now: Duration) {
+        let Some(route) = self.table.get(number) else {
+            return;
+        };
+        let path = route.path;
+        let old = self.selected.and_then(|number| self.table.get(number));
+        let hold = old.map_or(Duration::ZERO, |old| choice::hold(old, route));
+        let previous = old.map(|old| old.path).or(self.previous.take());
+        self.selected = Some(number);
+        self.selected_since = now;
+        self.contender = None;
+        self.waiting_since = None;
+        self.tell(Output::Selected { path, previous, hold });
+        if self.config.role == Role::Client {
+            self.choice = self.choice.saturating_add(1);
+        }
+        // The other end follows as soon as it knows.
+        self.probe(number, PROBE_SIZE, now);
+    }
+
+    /// When the silence of the selected path becomes suspicious.
+    pub(super) fn suspicion(&self) -> Option<Duration> {
+        let listening = self.table.get(self.selected?)?.proven().is_some_and(|proven| !proven.is_silent());
+        self.waiting_since.filter(|_| listening).map(|since| since.saturating_add(SUSPECT))
+    }
+
+    /// Probes the selected path, and its backups, so that it is known which of them to take.
+    pub(super) fn suspect(&mut self, now: Duration) {
+        let Some(selected) = self.selected else {
+            return;
+        };
+        self.probe(selected, PROBE_SIZE, now);
+        for number in self.table.numbers() {
+            if let Some(route) = self.table.get_mut(number)
+                && number != selected
+            {
+                route.probe_by(now);
+            }
+        }
+    }
+}
