@@ -14,6 +14,8 @@ pub enum Exit {
     Usage = 64,
     /// Control cannot be reached.
     Unreachable = 69,
+    /// A part of the program kept failing; whoever supervises it starts it again.
+    GaveUp = 70,
 }
 
 impl From<Exit> for ExitCode {
