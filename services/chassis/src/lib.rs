@@ -20,6 +20,7 @@ pub use chassis::{Chassis, no_desk};
 pub use check::Check;
 pub use failure::{Exit, Failure, chain};
 pub use health::Readiness;
+pub use local::Desk;
 pub use metrics::{Metrics, Sample};
 pub use node::NodeFlags;
 pub use process::main;

@@ -150,3 +150,29 @@ impl<T> Future for Inside<'_, T> {
         self.future.as_mut().poll(task)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::Tracer as _;
+
+    use super::*;
+
+    #[test]
+    fn a_collector_that_is_away_stops_nobody() {
+        // Port 9 is "discard": nobody listens there.
+        let (telemetry, trouble) = Telemetry::new("postern-test", "0", Some("http://127.0.0.1:9"));
+
+        telemetry.tracer().unwrap().in_span("lost", |_| {});
+        telemetry.finish();
+
+        assert_eq!(trouble, None);
+    }
+
+    #[test]
+    fn without_an_endpoint_nothing_is_prepared() {
+        let (telemetry, trouble) = Telemetry::new("postern-test", "0", None);
+
+        assert!(telemetry.tracer().is_none() && telemetry.metrics.is_none());
+        assert_eq!(trouble, None);
+    }
+}
