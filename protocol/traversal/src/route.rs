@@ -228,7 +228,7 @@ impl Route {
         }
     }
 
-    /// A probe leaves. `carries_data`: it is measured more often.
+    /// A probe leaves. `busy`: it is measured more often.
     pub(crate) fn sent(&mut self, id: u64, size: usize, now: Duration) {
         self.sweep(now);
         if let Some(place) = self.outstanding.get_mut(self.next_place) {
@@ -247,13 +247,7 @@ impl Route {
     }
 
     /// An answer to the probe `id` came in. The round trip when it proves the path; padded ones are told apart.
-    pub(crate) fn answered(
-        &mut self,
-        id: u64,
-        carries_data: bool,
-        jitter: Duration,
-        now: Duration,
-    ) -> Answer {
+    pub(crate) fn answered(&mut self, id: u64, busy: bool, jitter: Duration, now: Duration) -> Answer {
         let Some(probe) = self.outstanding.iter_mut().find(|place| place.is_some_and(|probe| probe.id == id))
         else {
             return Answer::Unknown;
@@ -272,7 +266,7 @@ impl Route {
         }
         // A path that lost much is measured often too: it may be the better one again.
         let lossy = self.proven().is_some_and(|proven| proven.loss > LOSSY);
-        let interval = if carries_data || lossy { MEASURE } else { KEEPALIVE };
+        let interval = if busy || lossy { MEASURE } else { KEEPALIVE };
         let next = now.saturating_add(interval.saturating_sub(jitter));
         // What was lost on the way to the first answer says nothing about what comes after it.
         self.outstanding = match self.stage {

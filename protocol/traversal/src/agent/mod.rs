@@ -20,6 +20,8 @@ use crate::{
     Refused, RelaySlot, Via,
 };
 
+/// A path that has carried data within this time counts as busy, and is measured more often.
+const BUSY: Duration = Duration::from_secs(10);
 /// Data moves to a source of authenticated datagrams, while no path is proven, when the old one was silent for this long.
 const PROVISIONAL: Duration = Duration::from_millis(100);
 
@@ -114,6 +116,8 @@ pub struct Agent {
     contender: Option<(Number, Duration)>,
     /// Since when data has been sent without anything coming in on the selected path.
     waiting_since: Option<Duration>,
+    /// When data last went out or came in.
+    last_data: Option<Duration>,
     observed: Option<SocketAddr>,
     dice: u64,
     queue: VecDeque<Item>,
@@ -136,6 +140,7 @@ impl Agent {
             followed: None,
             contender: None,
             waiting_since: None,
+            last_data: None,
             observed: None,
             queue: VecDeque::new(),
         }
@@ -257,6 +262,7 @@ impl Agent {
     /// An authenticated WireGuard datagram came in on `path`. Cheap for the selected path.
     pub fn handle_received(&mut self, path: Path, now: Duration) {
         let path = Path { remote: canonical(path.remote), ..path };
+        self.last_data = Some(now);
         if let Some(number) = self.selected
             && self.table.get(number).is_some_and(|route| route.path == path)
         {
@@ -283,6 +289,7 @@ impl Agent {
 
     /// Data went out on the selected path. Once for each batch is enough.
     pub fn handle_sent(&mut self, now: Duration) {
+        self.last_data = Some(now);
         if self.selected.is_some() && self.waiting_since.is_none() {
             self.waiting_since = Some(now);
         }
@@ -390,6 +397,11 @@ impl Agent {
         }
     }
 
+    /// Whether data takes this path, and has done so lately.
+    fn is_busy(&self, number: Number, now: Duration) -> bool {
+        self.selected == Some(number) && self.last_data.is_some_and(|at| now.saturating_sub(at) < BUSY)
+    }
+
     fn heard(&mut self, number: Number, now: Duration) {
         if let Some(route) = self.table.get_mut(number) {
             route.heard(now);
@@ -407,11 +419,11 @@ impl Agent {
     }
 
     fn answered(&mut self, number: Number, id: u64, observed: SocketAddr, now: Duration) {
-        let (jitter, selected) = (self.jitter(), self.selected == Some(number));
+        let (jitter, busy) = (self.jitter(), self.is_busy(number, now));
         let Some(route) = self.table.get_mut(number) else {
             return;
         };
-        let (answer, path) = (route.answered(id, selected, jitter, now), route.path);
+        let (answer, path) = (route.answered(id, busy, jitter, now), route.path);
         if answer == Answer::Unknown {
             return;
         }

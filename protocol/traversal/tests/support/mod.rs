@@ -187,6 +187,10 @@ pub struct Seen {
     pub observed: BTreeSet<SocketAddr>,
     pub small: usize,
     pub padded: usize,
+    /// When something last went out on a path.
+    pub last_sent: BTreeMap<Path, Duration>,
+    /// The longest time between two sendings on a path.
+    pub pauses: BTreeMap<Path, Duration>,
     proven: BTreeSet<SocketAddr>,
     unanswered: BTreeMap<SocketAddr, VecDeque<Duration>>,
 }
@@ -426,6 +430,11 @@ impl World {
     }
 
     fn transmit(&mut self, end: usize, path: Path, payload: Payload) {
+        let seen = &mut self.seen[end];
+        if let Some(last) = seen.last_sent.insert(path, self.now) {
+            let pause = seen.pauses.entry(path).or_default();
+            *pause = (*pause).max(self.now - last);
+        }
         let size = if let Payload::Probe(bytes) = &payload { bytes.len() } else { 100 };
         let arrival = match (end, path.via) {
             (_, Via::Direct) if path.remote == RELAYED => {
