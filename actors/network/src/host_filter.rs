@@ -283,9 +283,9 @@ mod tests {
     fn everything_is_put_in_place_and_removed_on_exit() {
         in_bare_namespace(|| {
             let folder = tempfile::tempdir().unwrap();
-            let state_file = Some(folder.path().join("state").join("sysctl.json"));
+            let state_file = folder.path().join("state").join("sysctl.json");
             let (universe, address) =
-                started(HostFilterConfig { state_file: state_file.clone(), ..Default::default() });
+                started(HostFilterConfig { state_file: Some(state_file.clone()), ..Default::default() });
             assert_eq!(forwarding(), "0");
 
             let found = apply(&universe, &address);
@@ -293,12 +293,12 @@ mod tests {
             assert_eq!(found, []);
             assert_eq!(forwarding(), "1");
             assert!(tool("nft list table inet postern").contains("masquerade"));
-            assert!(state_file.as_ref().unwrap().exists());
+            assert!(state_file.exists());
             universe.stop(&address);
             universe.settle();
             assert_eq!(tool("nft list ruleset"), "");
             assert_eq!(forwarding(), "0");
-            assert!(!state_file.unwrap().exists());
+            assert!(!state_file.exists());
         });
     }
 
@@ -357,13 +357,16 @@ mod tests {
     #[test]
     fn a_resource_sees_the_gateway_and_nobody_else_gets_in() {
         in_bare_namespace(|| {
+            let (keep, kept) = std::sync::mpsc::channel::<()>();
             let site =
-                neighbour("site", &["ip addr add 10.5.0.2/24 dev site", "ip link set site up"], || {
+                neighbour("site", &["ip addr add 10.5.0.2/24 dev site", "ip link set site up"], move || {
                     let server = UdpSocket::bind("10.5.0.2:7").unwrap();
                     server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
                     let mut buffer = [0; 100];
                     let (length, from) = server.recv_from(&mut buffer).unwrap();
                     server.send_to(&buffer[..length], from).unwrap();
+                    // The device goes with the namespace, and the namespace with this thread.
+                    let _ = kept.recv();
                     from
                 });
             let (universe, address) = started(HostFilterConfig::default());
@@ -401,7 +404,6 @@ mod tests {
             send("10.5.0.3:53");
             send("10.5.0.1:53");
 
-            assert_eq!(site.join().unwrap().ip().to_string(), "10.5.0.1");
             let echo = Ip::parse(&seen.borrow()[0]).unwrap().headers().to_owned();
             assert_eq!(
                 (echo.source.to_string(), echo.destination.to_string()),
@@ -410,6 +412,8 @@ mod tests {
             universe
                 .block_on(until("the query to the resource", || own_service.recv_from(&mut [0; 9]).is_ok()));
             assert!(own_service.recv_from(&mut [0; 9]).is_err(), "only one of the two arrived");
+            drop(keep);
+            assert_eq!(site.join().unwrap().ip().to_string(), "10.5.0.1");
         });
     }
 }

@@ -42,7 +42,7 @@ pub(crate) enum Retry {
     /// Ask this server, with this id.
     Ask(u16),
     /// Nobody answered.
-    GiveUp(Passed),
+    GiveUp(Box<Passed>),
 }
 
 impl Upstreams {
@@ -127,7 +127,7 @@ impl Upstreams {
         let mut passed = self.passed.remove(&id)?;
         let next = self.server(passed.tries);
         let (Some(upstream), true) = (next, passed.tries < ROUNDS * self.servers.len()) else {
-            return Some(Retry::GiveUp(passed));
+            return Some(Retry::GiveUp(Box::new(passed)));
         };
         let id = self.fresh_id();
         if let Some(place) = passed.bytes.first_chunk_mut::<2>() {
