@@ -138,6 +138,7 @@ pub struct Change {
 
 /// What a change did.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "there are few, and most hold a record")]
 pub enum Action {
     /// The record is new or changed; this is all of it.
     Put(Object),

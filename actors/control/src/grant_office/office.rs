@@ -25,6 +25,7 @@ pub(super) const LOOK_AHEAD: Duration = Duration::from_secs(2);
 pub(super) const NOTE_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the office wants.
+#[allow(clippy::large_enum_variant, reason = "they are taken out one by one")]
 pub(super) enum Output {
     /// Tell a device.
     ToDevice(DeviceId, Box<ToNode>),

@@ -111,6 +111,8 @@ pub enum Object {
 pub trait Record: Sized + Into<Object> + Send + 'static {
     /// Its kind.
     const KIND: Kind;
+    /// Its id, without its kind.
+    fn uuid(&self) -> Uuid;
     /// The struct inside, when the object is of this kind.
     fn from_object(object: Object) -> Option<Self>;
     /// The struct inside, when the object is of this kind.
@@ -127,6 +129,9 @@ macro_rules! records {
 
         impl Record for $name {
             const KIND: Kind = Kind::$name;
+            fn uuid(&self) -> Uuid {
+                self.id.0
+            }
             fn from_object(object: Object) -> Option<Self> {
                 if let Object::$name(record) = object { Some(record) } else { None }
             }
@@ -147,6 +152,9 @@ impl From<Grant> for Object {
 
 impl Record for Grant {
     const KIND: Kind = Kind::Grant;
+    fn uuid(&self) -> Uuid {
+        self.id.0
+    }
     fn from_object(object: Object) -> Option<Self> {
         if let Object::Grant(record) = object { Some(*record) } else { None }
     }

@@ -79,7 +79,8 @@ fn a_deny_a_member_that_leaves_and_a_disabled_account_revoke_at_once() {
 
 #[test]
 fn what_is_deleted_takes_its_grants_along() {
-    let ids: [(Kind, fn(&World) -> uuid::Uuid); 4] = [
+    type Id = fn(&World) -> uuid::Uuid;
+    let ids: [(Kind, Id); 4] = [
         (Kind::Device, |world| world.device.0.id.0),
         (Kind::Principal, |world| world.ci.id.0),
         (Kind::Resource, |world| world.lan.id.0),

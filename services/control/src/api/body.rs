@@ -1,0 +1,164 @@
+//! Bodies: JSON, bounded, and checked field by field.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use actix_web::dev::Payload;
+use actix_web::http::header;
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+
+use super::problem::{Code, Problem};
+
+/// The largest body, bytes.
+pub const MAX_BODY: usize = 64 * 1024;
+/// The longest name.
+const MAX_NAME: usize = 64;
+/// The longest description.
+const MAX_DESCRIPTION: usize = 1024;
+
+/// A JSON body.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let is_json = request.content_type().eq_ignore_ascii_case("application/json");
+        let announced = request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        let payload = web::Payload::from_request(request, payload).into_inner();
+        Box::pin(async move {
+            let too_large =
+                || Problem::new(Code::TooLarge, format!("the body is over {MAX_BODY} bytes; send less"));
+            if !is_json {
+                return Err(Problem::new(
+                    Code::UnsupportedMediaType,
+                    "the body must be JSON; send Content-Type: application/json",
+                ));
+            }
+            if announced.is_some_and(|length| length > MAX_BODY) {
+                return Err(too_large());
+            }
+            let payload = payload.map_err(|_| Problem::new(Code::Invalid, "the body could not be read"))?;
+            let bytes = payload
+                .to_bytes_limited(MAX_BODY)
+                .await
+                .map_err(|_| too_large())?
+                .map_err(|_| Problem::new(Code::Invalid, "the body could not be read"))?;
+            parse(&bytes).map(Self)
+        })
+    }
+}
+
+/// Reads JSON; an error names the field.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let text = error.inner().to_string();
+        // The position in a body that a program wrote helps nobody.
+        let text = text.split(" at line ").next().unwrap_or_default().to_owned();
+        // Unknown and missing fields stand in backticks in the text, beside the path of what holds them.
+        let named = ["unknown field `", "missing field `"]
+            .into_iter()
+            .find_map(|start| text.strip_prefix(start)?.split('`').next().map(str::to_owned));
+        let field = match (path.as_str(), named) {
+            (".", None) => return Problem::new(Code::Invalid, format!("the body: {text}")),
+            (".", Some(name)) => name,
+            // An unknown field is in the path already; a missing one is not.
+            (path, Some(name)) if !path.ends_with(&name) => format!("{path}.{name}"),
+            (path, Some(_) | None) => path.to_owned(),
+        };
+        Problem::field(field, text)
+    })?;
+    json.end().map_err(|_| Problem::new(Code::Invalid, "something follows the JSON in the body"))?;
+    Ok(value)
+}
+
+/// Tells a field that is `null` from one that is left out: `Some(None)` and `None`.
+pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    json: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(json).map(Some)
+}
+
+/// Checks a name: 1 to 64 letters, digits, `.`, `_`, `-`, beginning with a letter or digit, and no UUID.
+pub fn check_name(name: &str) -> Result<(), Problem> {
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if !first || !rest || name.len() > MAX_NAME {
+        return Err(Problem::field(
+            "name",
+            format!(
+                "not a name; write 1 to {MAX_NAME} letters, digits, dots, hyphens and underscores, a letter or digit first"
+            ),
+        ));
+    }
+    if uuid::Uuid::parse_str(name).is_ok() {
+        return Err(Problem::field("name", "a name must not look like an id; choose another"));
+    }
+    Ok(())
+}
+
+/// Checks a description.
+pub fn check_description(description: Option<&str>) -> Result<(), Problem> {
+    match description {
+        Some(text) if text.len() > MAX_DESCRIPTION => {
+            Err(Problem::field("description", format!("longer than {MAX_DESCRIPTION} bytes; write less")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Example {
+        name: String,
+        #[serde(default)]
+        filters: Vec<u16>,
+        #[serde(default, deserialize_with = "present")]
+        description: Option<Option<String>>,
+    }
+
+    fn blamed(json: &str) -> Option<String> {
+        parse::<Example>(json.as_bytes()).unwrap_err().field
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        assert_eq!(blamed(r#"{"name": 7}"#).as_deref(), Some("name"));
+        assert_eq!(blamed(r#"{"name": "a", "filters": [1, "x"]}"#).as_deref(), Some("filters[1]"));
+        assert_eq!(blamed(r#"{"name": "a", "colour": 1}"#).as_deref(), Some("colour"));
+        assert_eq!(blamed("{}").as_deref(), Some("name"));
+        assert_eq!(blamed("[").as_deref(), None);
+    }
+
+    #[test]
+    fn null_and_left_out_are_two_things() {
+        let absent: Example = parse(br#"{"name": "a"}"#).unwrap();
+        let null: Example = parse(br#"{"name": "a", "description": null}"#).unwrap();
+
+        assert_eq!((absent.description, null.description), (None, Some(None)));
+    }
+
+    #[test]
+    fn names_are_checked() {
+        for name in ["wiki", "a", "office-1", "10.0.0.0_8"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "-a", "a b", "ä", &"a".repeat(65), "01890a5d-ac96-774b-bcce-b302099a8057"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

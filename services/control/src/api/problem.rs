@@ -1,0 +1,171 @@
+//! Errors as `application/problem+json` (RFC 9457): which field is to blame, and what to do.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpResponse, ResponseError};
+use actors_control::storage::StorageError;
+use actors_control::store::with_cause;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What went wrong, in a word that programs can rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// The request is malformed.
+    Invalid,
+    /// No token, or one that is not accepted.
+    Unauthenticated,
+    /// There is no such thing in this account.
+    NotFound,
+    /// Not with this method.
+    MethodNotAllowed,
+    /// The name is taken, or something still uses it.
+    Conflict,
+    /// The body is too large.
+    TooLarge,
+    /// The body is not JSON.
+    UnsupportedMediaType,
+    /// The WebSocket subprotocol is missing.
+    UpgradeRequired,
+    /// Too many failed sign-ins.
+    SlowDown,
+    /// Storage is busy.
+    Unavailable,
+    /// A fault of the server.
+    Internal,
+}
+
+impl Code {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Invalid => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict => StatusCode::CONFLICT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+            Self::SlowDown => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// The body of an error.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// Always `about:blank`: the status says the class of the error.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The status in words.
+    title: String,
+    /// The status.
+    status: u16,
+    /// What went wrong and what to do, for a person.
+    pub detail: String,
+    /// What went wrong, for a program.
+    pub code: Code,
+    /// The field of the body that is to blame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    #[serde(skip)]
+    retry_after: Option<u64>,
+}
+
+impl Problem {
+    /// A problem that no one field is to blame for.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let status = code.status();
+        Self {
+            kind: "about:blank".into(),
+            title: status.canonical_reason().unwrap_or_default().into(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code,
+            field: None,
+            retry_after: None,
+        }
+    }
+
+    /// A field that is wrong.
+    pub fn field(field: impl Into<String>, detail: impl fmt::Display) -> Self {
+        let field = field.into();
+        let problem = Self::new(Code::Invalid, format!("{field}: {detail}"));
+        Self { field: Some(field), ..problem }
+    }
+
+    /// The same, to be tried again after so many seconds.
+    pub fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    /// The same, blamed on a field of the body.
+    pub fn blame(self, field: impl Into<String>) -> Self {
+        let field = field.into();
+        Self { detail: format!("{field}: {}", self.detail), field: Some(field), ..self }
+    }
+
+    /// A fault of ours: the log has the cause, the answer does not.
+    pub fn internal(what: &'static str, error: &dyn std::error::Error) -> Self {
+        tracing::error!(error = %with_cause(error), "{what}");
+        Self::new(Code::Internal, "control could not do it; its log says why")
+    }
+
+    /// Storage has too much to do.
+    pub fn busy() -> Self {
+        Self::new(Code::Unavailable, "storage is busy; try again").retry_after(1)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        response.content_type("application/problem+json");
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((header::RETRY_AFTER, HeaderValue::from(seconds)));
+        }
+        if self.code == Code::Unauthenticated {
+            response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        }
+        response.body(serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+impl From<StorageError> for Problem {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::NotFound { .. } => Self::new(Code::NotFound, error.to_string()),
+            StorageError::NameTaken { .. } => {
+                let problem = Self::new(Code::Conflict, format!("{error}; choose another name"));
+                Self { field: Some("name".into()), ..problem }
+            }
+            StorageError::InUse { ref by_kind, ref by_name } => {
+                Self::new(Code::Conflict, format!("{error}; delete or change {by_kind} {by_name} first"))
+            }
+            StorageError::Refused(detail) => Self::new(Code::Conflict, detail),
+            StorageError::Busy => Self::busy(),
+            StorageError::OtherInstallation
+            | StorageError::NoAddressLeft
+            | StorageError::Database(_)
+            | StorageError::Migration(_)
+            | StorageError::Damaged(_) => Self::internal("the API could not reach storage", &error),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+mod nodes;
+mod openapi;
+mod rest;
+mod stage;

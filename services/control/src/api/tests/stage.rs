@@ -1,0 +1,150 @@
+//! A control plane with real actors and a real database, and an API to talk to.
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use actix_web::dev::{Service, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::{App, test, web};
+use actors_control::clock::Clock;
+use actors_control::sqlite::Sqlite;
+use actors_control::storage::Storage;
+use actors_runtime::TreeHandle;
+use jiff::Timestamp;
+use protocol_identity::{CertificatePin, Token, TokenKind};
+use serde_json::Value;
+use services_chassis::Readiness;
+use tempfile::TempDir;
+
+use crate::api::{Api, Throttle, routes};
+use crate::public::Public;
+use crate::tree::{self, Context};
+
+pub struct Stage {
+    pub api: web::Data<Api>,
+    pub token: String,
+    pub storage: Arc<dyn Storage>,
+    handle: TreeHandle,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _directory: TempDir,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub location: Option<String>,
+    pub kind: String,
+    pub body: Value,
+}
+
+impl Stage {
+    pub async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> =
+            Arc::new(Sqlite::open(&directory.path().join("control.sqlite")).await.unwrap());
+        let token = Token::generate(TokenKind::Admin).unwrap();
+        storage.create_account("default".into(), token.hash(), Timestamp::now()).await.unwrap();
+        Self::over(directory, storage, token.reveal().to_string()).await
+    }
+
+    async fn over(directory: TempDir, storage: Arc<dyn Storage>, token: String) -> Self {
+        let accounts = storage.accounts().await.unwrap();
+        let (sender, addresses) = mpsc::channel();
+        let context = Context {
+            storage: Arc::clone(&storage),
+            accounts: accounts.into_iter().map(|account| (account.id, account.name)).collect(),
+            max_partition: Duration::from_secs(3600),
+            clock: Clock::System,
+            addresses: sender,
+        };
+        let (started, wait) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let ended = tree::table().run_with(context, move |handle| started.send(handle.clone()).unwrap());
+            assert_eq!(ended.unwrap(), 0);
+        });
+        let handle = wait.recv().unwrap();
+        let tree::Addresses { store, offices, directory: sessions, audit } = addresses.recv().unwrap();
+        let readiness = Readiness::default();
+        readiness.ready();
+        let api = web::Data::new(Api {
+            storage: Arc::clone(&storage),
+            store,
+            offices,
+            directory: sessions,
+            audit,
+            clock: Clock::System,
+            public: Public {
+                url: "https://192.0.2.1:8443".into(),
+                pin: Some(CertificatePin::of(b"certificate")),
+            },
+            readiness,
+            throttle: Throttle::default(),
+        });
+        Self { api, token, storage, handle, thread: Some(thread), _directory: directory }
+    }
+
+    /// Asks as the administrator.
+    pub async fn ask(&self, method: &str, path: &str, body: Value) -> Answer {
+        self.ask_as(Some(&self.token), method, path, body).await
+    }
+
+    pub async fn ask_as(&self, token: Option<&str>, method: &str, path: &str, body: Value) -> Answer {
+        let mut request = test::TestRequest::default()
+            .method(method.parse().unwrap())
+            .uri(path)
+            .peer_addr("198.51.100.7:5000".parse().unwrap());
+        if let Some(token) = token {
+            request = request.insert_header(("Authorization", format!("Bearer {token}")));
+        }
+        if !body.is_null() {
+            request = request.set_json(body);
+        }
+        self.send(request).await
+    }
+
+    pub async fn send(&self, request: test::TestRequest) -> Answer {
+        let app = test::init_service(App::new().app_data(self.api.clone()).configure(routes)).await;
+        let response: ServiceResponse = app.call(request.to_request()).await.unwrap();
+        let header = |name: &str| {
+            response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
+        let (status, location) = (response.status(), header("location"));
+        let kind = header("content-type").unwrap_or_default();
+        let body = test::read_body(response).await;
+        Answer { status, location, kind, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let answer = self.ask("GET", path, Value::Null).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        answer.body
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Value {
+        let answer = self.ask("POST", path, body).await;
+        assert_eq!(answer.status, 201, "{path}: {}", answer.body);
+        answer.body
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> Value {
+        let answer = self.ask("PATCH", path, body).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        answer.body
+    }
+
+    pub async fn delete(&self, path: &str) {
+        let answer = self.ask("DELETE", path, Value::Null).await;
+        assert_eq!(answer.status, 204, "{path}: {}", answer.body);
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.handle.shutdown(0);
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking());
+        }
+    }
+}

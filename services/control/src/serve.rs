@@ -1,0 +1,124 @@
+//! Runs control until a signal.
+
+use std::net::TcpListener;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use actix_web::{App, HttpServer, web};
+use actors_control::clock::Clock;
+use actors_control::storage::Storage;
+use actors_runtime::TreeHandle;
+use rustls::ServerConfig;
+use services_chassis::{Chassis, Failure, no_desk};
+
+use crate::api::{Api, Throttle, routes};
+use crate::certificate;
+use crate::config::{Config, PROGRAM};
+use crate::init::{self, Prepared};
+use crate::tree::{self, Addresses, Context};
+
+/// Threads that speak HTTPS.
+const WORKERS: usize = 2;
+/// Connections of one thread; each node holds one.
+const CONNECTIONS: usize = 10_000;
+/// How long a client may take to say what it wants.
+const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+
+/// Sets up what is missing, and runs.
+///
+/// # Errors
+/// When something cannot be set up, or the process did not end well.
+pub fn run(config: Config) -> Result<(), Failure> {
+    let tree = tree::table();
+    let chassis =
+        Chassis::start(PROGRAM, env!("CARGO_PKG_VERSION"), config.settings.clone(), &tree.registry())?;
+    let prepared = crate::block_on(init::prepare(&config))??;
+    if prepared.first {
+        prepared.print(false);
+    }
+    let ports = config.listen.iter().map(|address| open_port(*address)).collect::<Result<Vec<_>, _>>()?;
+    let tls = certificate::server_config(&config)?;
+    let Prepared { storage, accounts, public, .. } = prepared;
+    let storage: Arc<dyn Storage> = storage;
+    let (sender, receiver) = mpsc::channel();
+    let context = Context {
+        storage: Arc::clone(&storage),
+        accounts: accounts.into_iter().map(|account| (account.id, account.name)).collect(),
+        max_partition: config.max_partition,
+        clock: Clock::System,
+        addresses: sender,
+    };
+    let readiness = chassis.readiness().clone();
+    chassis.run(tree, context, move |handle| {
+        match receiver.try_recv() {
+            Ok(Addresses { store, offices, directory, audit }) => {
+                let throttle = Throttle::default();
+                let api = web::Data::new(Api {
+                    storage,
+                    store,
+                    offices,
+                    directory,
+                    audit,
+                    clock: Clock::System,
+                    public,
+                    readiness,
+                    throttle,
+                });
+                serve(api, ports, &tls, handle);
+            }
+            Err(_) => {
+                tracing::error!("the actors did not say where they are");
+                handle.shutdown(1);
+            }
+        }
+        no_desk(handle)
+    })
+}
+
+fn open_port(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+    let open = || {
+        let socket = match address {
+            std::net::SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+            std::net::SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+        }?;
+        // A control plane that starts again must not wait for the connections of its predecessor.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(1024)?.into_std()
+    };
+    let opened = crate::block_on(async { open() })?;
+    opened.map_err(|error: std::io::Error| {
+        Failure::failed(format!("cannot listen on {address}: {error}"))
+            .fix("choose another one with --listen, or stop what listens there")
+    })
+}
+
+/// Serves the API and the sessions on all ports.
+fn serve(api: web::Data<Api>, ports: Vec<TcpListener>, tls: &ServerConfig, handle: &TreeHandle) {
+    let mut server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
+        .workers(WORKERS)
+        .max_connections(CONNECTIONS)
+        .client_request_timeout(REQUEST_WITHIN)
+        .shutdown_timeout(2)
+        .disable_signals();
+    for port in ports {
+        let address = port.local_addr();
+        match server.listen_rustls_0_23(port, tls.clone()) {
+            Ok(more) => server = more,
+            Err(error) => {
+                tracing::error!(%error, "cannot serve");
+                return handle.shutdown(1);
+            }
+        }
+        if let Ok(address) = address {
+            tracing::info!(%address, "serving HTTPS");
+        }
+    }
+    let (running, handle) = (server.run(), handle.clone());
+    actix_rt::spawn(async move {
+        if let Err(error) = running.await {
+            tracing::error!(%error, "HTTPS has ended");
+        }
+        handle.shutdown(1);
+    });
+}
