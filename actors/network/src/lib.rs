@@ -8,6 +8,7 @@ mod coalesce;
 mod drops;
 mod field;
 mod filter_inspect;
+mod host_dns;
 mod host_filter;
 mod host_routes;
 mod lane_tun;
@@ -18,11 +19,15 @@ mod marked;
 mod netlink;
 mod nft;
 mod resolv_conf;
+mod resolv_file;
+mod resolved;
 mod resolver;
 mod resolvers;
 mod route_plan;
 mod routes;
 mod segment;
+mod stub_resolver;
+mod stub_sockets;
 mod sysctl;
 #[cfg(test)]
 mod testing;
@@ -34,6 +39,10 @@ mod virtio;
 
 pub use drops::{EdgeDrop, EdgeDrops};
 pub use filter_inspect::Obstacle;
+pub use host_dns::{
+    HostDns, HostDnsCommand, HostDnsConfig, HostDnsError, HostDnsMode, HostDnsReport, KeptHostDns,
+    clean_host_dns_blocking,
+};
 pub use host_filter::{
     FilterReport, HostFilter, HostFilterCommand, HostFilterConfig, KeptFilter, clean_filter_blocking,
     inspect_host,
@@ -51,10 +60,14 @@ pub use marked::{connect_marked, udp_marked};
 pub use netlink::NetlinkError;
 pub use nft::{FilterPlan, NftError};
 pub use resolv_conf::servers as dns_servers;
+pub use resolved::ResolvedError;
 pub use resolver::{ResolveError, Resolved, Resolver, ResolverCommand};
 pub use resolvers::{Resolvers, ResolversCommand, ResolversConfig};
 pub use route_plan::{HostPlan, RouteRefusal};
 pub use routes::{KeptPlan, Routes, RoutesCommand};
+pub use stub_resolver::{
+    AskAccess, KeptNames, STUB_ADDRESS, StubCommand, StubResolver, StubResolverConfig, WantedName,
+};
 pub use tun_device::{PacketSink, TunCommand, TunDevice};
 pub use tun_open::{Offload, OpenTunError};
 pub use udp_socket::{Datagram, Demux, UdpCommand, UdpSocket};

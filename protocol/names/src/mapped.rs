@@ -15,6 +15,9 @@ pub struct Mapped {
     pub v6: Ipv6Addr,
 }
 
+/// Numbers of a range that stand for no name: 0, and the last 255.
+const RESERVED: u32 = 256;
+
 /// The ranges that mapped addresses come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ranges {
@@ -54,9 +57,11 @@ impl Ranges {
         }
     }
 
-    /// The first and the last number stay free: they look like the address of a network, and its broadcast.
+    /// How many names fit. The first number and the last ones of a range of some size stay free: for what the client
+    /// itself listens on, and because the very first and last look like the address of a network and its broadcast.
     fn numbers(&self) -> u32 {
-        (1u32 << self.bits).saturating_sub(2)
+        let free = if self.bits > 12 { RESERVED } else { 2 };
+        (1u32 << self.bits).saturating_sub(free)
     }
 
     fn at(&self, number: u32) -> Mapped {
