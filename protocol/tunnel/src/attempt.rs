@@ -8,6 +8,10 @@ use crate::Message;
 /// long for somebody who waits for a page.
 const FRESH: [Duration; 3] = [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(3)];
 
+/// And how often after those. The engine's own retry comes a little sooner, if it still knows of the handshake: two
+/// initiations of the other end make it forget ours.
+const RETRY: Duration = Duration::from_millis(5_250);
+
 /// The same bytes again, as long as nothing fresh is due: a lost response is answered from the other end's cache and
 /// takes no place there.
 const COPY: Duration = Duration::from_secs(1);
@@ -17,6 +21,7 @@ const COPY: Duration = Duration::from_secs(1);
 pub(crate) struct Attempt {
     /// When the first initiation of the series went out.
     first: Duration,
+    last_fresh: Duration,
     last_sent: Duration,
     /// How many of [`FRESH`] have been used.
     fresh: usize,
@@ -34,30 +39,30 @@ pub(crate) enum Due {
 impl Attempt {
     /// An attempt that we decided on.
     pub(crate) fn new(message: Message, now: Duration) -> Self {
-        Self { first: now, last_sent: now, fresh: 0, message }
+        Self { first: now, last_fresh: now, last_sent: now, fresh: 0, message }
     }
 
     /// One that the engine decided on: it paces itself.
     pub(crate) fn by_engine(message: Message, now: Duration) -> Self {
-        Self { first: now, last_sent: now, fresh: FRESH.len(), message }
+        Self { first: now, last_fresh: now, last_sent: now, fresh: FRESH.len(), message }
     }
 
     /// Another fresh initiation went out.
     pub(crate) fn sent(&mut self, message: Message, now: Duration) {
         self.message = message;
+        self.last_fresh = now;
         self.last_sent = now;
     }
 
     /// When to look at [`Attempt::due`] again.
     pub(crate) fn deadline(&self) -> Duration {
-        let copy = self.last_sent.saturating_add(COPY);
-        self.next_fresh().map_or(copy, |fresh| fresh.min(copy))
+        self.next_fresh().min(self.last_sent.saturating_add(COPY))
     }
 
     /// What is to be sent now; marks it as sent.
     pub(crate) fn due(&mut self, now: Duration) -> Due {
-        if self.next_fresh().is_some_and(|at| at <= now) {
-            self.fresh += 1;
+        if self.next_fresh() <= now {
+            self.fresh = FRESH.len().min(self.fresh + 1);
             return Due::Fresh;
         }
         if self.last_sent.saturating_add(COPY) <= now {
@@ -67,8 +72,11 @@ impl Attempt {
         Due::Nothing
     }
 
-    fn next_fresh(&self) -> Option<Duration> {
-        FRESH.get(self.fresh).map(|after| self.first.saturating_add(*after))
+    fn next_fresh(&self) -> Duration {
+        match FRESH.get(self.fresh) {
+            Some(after) => self.first.saturating_add(*after),
+            None => self.last_fresh.saturating_add(RETRY),
+        }
     }
 }
 
@@ -77,12 +85,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fresh_initiations_follow_after_a_quarter_one_and_three_seconds_and_copies_between() {
+    fn fresh_initiations_follow_after_a_quarter_one_and_three_seconds_and_then_every_five() {
         let message = Message::new(&[1, 0, 0, 0]).unwrap();
         let mut attempt = Attempt::new(message, Duration::ZERO);
         let mut seen = Vec::new();
 
-        for _ in 0..6 {
+        for _ in 0..10 {
             let at = attempt.deadline();
             let due = attempt.due(at);
             if due == Due::Fresh {
@@ -93,7 +101,18 @@ mod tests {
 
         assert_eq!(
             seen,
-            [(250, true), (1000, true), (2000, false), (3000, true), (4000, false), (5000, false)]
+            [
+                (250, true),
+                (1000, true),
+                (2000, false),
+                (3000, true),
+                (4000, false),
+                (5000, false),
+                (6000, false),
+                (7000, false),
+                (8000, false),
+                (8250, true),
+            ]
         );
     }
 }

@@ -102,18 +102,27 @@ struct Place {
     confirmed: bool,
 }
 
+/// What data under an index says about its session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// It is the first sign that the other end holds the session.
+    pub first: bool,
+    /// We send with it.
+    pub current: bool,
+}
+
 /// A shadow of boringtun's table of sessions: which number comes next, and which places must be left alone.
 ///
 /// boringtun sends with whatever lies in the place of its current session. So no unconfirmed session may be put there,
-/// not even while the place is empty.
+/// not even while the place is empty, and none in the place of the session that the other end sends with.
 #[derive(Default)]
 pub(crate) struct Places {
     places: [Option<Place>; SESSIONS],
     last_issued: u8,
     order: u64,
     current: u8,
-    /// The one before: datagrams of it may still be on the way.
-    previous: Option<u8>,
+    /// The session that the other end used last.
+    heard: Option<u8>,
 }
 
 impl Places {
@@ -134,21 +143,22 @@ impl Places {
         self.becomes_current(session_number(index));
     }
 
-    /// Data came in under this index. True when that is the first sign that the other end holds this session.
-    pub(crate) fn heard(&mut self, index: u32) -> bool {
+    /// Data came in under this index.
+    pub(crate) fn heard(&mut self, index: u32) -> Heard {
         let number = session_number(index);
         let first = match self.places.get_mut(place_of(number)) {
             Some(Some(place)) if place.number == number => !std::mem::replace(&mut place.confirmed, true),
-            Some(_) | None => return false,
+            Some(_) | None => return Heard { first: false, current: false },
         };
+        self.heard = Some(number);
         self.becomes_current(number);
-        first
+        Heard { first, current: self.current == number }
     }
 
     /// Whether the session that the next initiation makes would land in a place that must be left alone.
     pub(crate) fn next_is_taken(&self) -> bool {
         let next = place_of(self.last_issued.wrapping_add(1));
-        next == place_of(self.current) || self.previous.is_some_and(|previous| next == place_of(previous))
+        next == place_of(self.current) || self.heard.is_some_and(|heard| next == place_of(heard))
     }
 
     /// The current session has expired.
@@ -156,7 +166,6 @@ impl Places {
         if let Some(place) = self.places.get_mut(place_of(self.current)) {
             *place = None;
         }
-        self.previous = None;
     }
 
     fn store(&mut self, number: u8, confirmed: bool) {
@@ -172,11 +181,9 @@ impl Places {
             let place = self.places.get(place_of(number)).copied().flatten();
             place.filter(|place| place.number == number).map(|place| place.order)
         };
-        if number == self.current || order(number) < order(self.current) {
-            return;
+        if order(number) >= order(self.current) {
+            self.current = number;
         }
-        self.previous = order(self.current).map(|_| self.current);
-        self.current = number;
     }
 }
 
@@ -231,9 +238,10 @@ mod tests {
     }
 
     #[test]
-    fn the_places_of_the_live_session_and_of_its_predecessor_are_left_alone() {
+    fn the_places_of_the_session_in_use_and_of_the_one_that_the_other_end_uses_are_left_alone() {
         let mut places = Places::default();
         places.completed(1);
+        places.heard(1);
         places.completed(2);
 
         places.issued(8);
@@ -244,8 +252,8 @@ mod tests {
         places.answered(11);
         places.issued(16);
         assert!(places.next_is_taken(), "an unconfirmed session changes nothing");
-        assert!(places.heard(11));
-        assert!(!places.heard(11));
+        assert_eq!(places.heard(11), Heard { first: true, current: true });
+        assert_eq!(places.heard(11), Heard { first: false, current: true });
         assert!(!places.next_is_taken());
     }
 
@@ -267,10 +275,10 @@ mod tests {
         places.completed(1);
         places.completed(2);
 
-        assert!(!places.heard(1));
+        assert_eq!(places.heard(1), Heard { first: false, current: false });
 
-        places.issued(9);
-        assert!(places.next_is_taken());
+        places.issued(8);
+        assert!(places.next_is_taken(), "the other end still uses it");
         assert_eq!(places.current, 2);
     }
 }

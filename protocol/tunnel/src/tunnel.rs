@@ -20,6 +20,19 @@ const QUEUE: usize = 64;
 /// what waits in the queue. One retry interval of WireGuard (paper, section 6.1: Rekey-Timeout).
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// When both ends start a handshake at once, and one of them restarts meanwhile, boringtun may go on sending with a
+/// session that nobody holds any more, because it came about last. The sign is that the other end uses an older session
+/// so long after the one that we send with came about, and has never used that. A fresh handshake helps; the two ends
+/// wait differently, so that they do not start at once again.
+const UNUSED_FOR: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+/// How long the handshake may take before it is tried again.
+const UNUSED_AGAIN: Duration = Duration::from_secs(4);
+
+/// When data keeps coming that belongs to no session of ours, and nothing else, for this long and [`UNUSED_FOR`] on top,
+/// the other end holds a session that we lost. Anybody can send such data, so it draws an initiation no more often than
+/// every five seconds. boringtun alone notices after 15 seconds, and only if it has something to send.
+const DEAF_AFTER: Duration = Duration::from_secs(1);
+
 /// Counters from here on are refused (WireGuard paper, section 6.1: Reject-After-Messages is 2^64 - 2^13 - 1); the
 /// engine's window arithmetic does not expect them either.
 const COUNTER_LIMIT: u64 = u64::MAX - (1 << 13);
@@ -37,6 +50,12 @@ pub struct Tunnel<E: Engine = Boringtun> {
     places: Places,
     /// One cookie reply is taken for each handshake message that we send.
     awaits_cookie: bool,
+    /// The session that we send with came about by our own handshake, and the other end has not used it yet: from then
+    /// on, data of another session means that the other end does not hold it.
+    unused_until: Option<Duration>,
+    unused_for: Duration,
+    /// Since when only data of unknown sessions has come in.
+    deaf_since: Option<Duration>,
     queue: VecDeque<Vec<u8>>,
     outputs: VecDeque<Output>,
     last_tick: Duration,
@@ -48,8 +67,11 @@ pub struct Tunnel<E: Engine = Boringtun> {
 impl Tunnel {
     /// A tunnel without a session.
     pub fn new(config: TunnelConfig, now: Duration) -> Self {
-        let index = config.index;
-        Self::over(Boringtun::new(&config), index, now)
+        let first = config.private.public().0 < config.peer.0;
+        Self {
+            unused_for: UNUSED_FOR[usize::from(!first)],
+            ..Self::over(Boringtun::new(&config), config.index, now)
+        }
     }
 }
 
@@ -64,6 +86,9 @@ impl<E: Engine> Tunnel<E> {
             answered: Answered::default(),
             places: Places::default(),
             awaits_cookie: false,
+            unused_until: None,
+            unused_for: UNUSED_FOR[0],
+            deaf_since: None,
             queue: VecDeque::new(),
             outputs: VecDeque::with_capacity(OUTPUTS),
             last_tick: now,
@@ -231,12 +256,24 @@ impl<E: Engine> Tunnel<E> {
             Step::Nothing => Opened::Keepalive,
             // The form was checked before, so this is about what was inside.
             Step::Failed(Dropped::Malformed) => Opened::Dropped(Dropped::MalformedInner),
-            Step::Failed(dropped) => return Opened::Dropped(dropped),
+            Step::Failed(dropped) => {
+                if dropped == Dropped::UnknownSession {
+                    self.heard_nothing_known(now);
+                }
+                return Opened::Dropped(dropped);
+            }
             Step::Network(_) => return Opened::Dropped(Dropped::Unexpected),
         };
         self.last_receive = Some(now);
-        let first = wire::receiver_index(datagram).is_some_and(|index| self.places.heard(index));
-        if first || !self.established {
+        self.deaf_since = None;
+        let heard = wire::receiver_index(datagram).map(|index| self.places.heard(index)).unwrap_or_default();
+        if heard.current {
+            self.unused_until = None;
+        } else if self.unused_until.is_some_and(|at| at <= now) {
+            self.unused_until = Some(now.saturating_add(UNUSED_AGAIN + self.unused_for));
+            self.initiate(true, now);
+        }
+        if heard.first || !self.established {
             self.answered.confirm();
             self.session_came_about();
         }
@@ -294,12 +331,24 @@ impl<E: Engine> Tunnel<E> {
                     }
                     self.note_remote_index(datagram);
                     self.last_receive = Some(now);
+                    self.unused_until = Some(now.saturating_add(self.unused_for));
                     self.session_came_about();
                 }
                 Opened::Reply { len, proves_source: established }
             }
             Step::Failed(dropped) => Opened::Dropped(dropped),
             Step::Nothing | Step::Packet(..) => Opened::Dropped(Dropped::Unexpected),
+        }
+    }
+
+    fn heard_nothing_known(&mut self, now: Duration) {
+        let since = *self.deaf_since.get_or_insert(now);
+        if now.saturating_sub(since) >= DEAF_AFTER + self.unused_for {
+            // Not before DEAF_AFTER has passed once more, and in any case not before the engine would retry.
+            self.deaf_since = Some(now.saturating_add(PATIENCE));
+            if self.attempt.is_none() {
+                self.initiate(true, now);
+            }
         }
     }
 

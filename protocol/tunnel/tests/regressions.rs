@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use protocol_tunnel::{Dropped, MAX_UNCONFIRMED, Opened};
+use protocol_tunnel::{Dropped, MAX_UNCONFIRMED, Opened, Tunnel};
 use support::*;
 
 const T0: Duration = Duration::ZERO;
@@ -101,20 +101,114 @@ fn a_restarted_end_starts_a_handshake_itself_and_is_heard() {
 }
 
 #[test]
-fn both_ends_start_at_once_and_end_with_one_session() {
+fn an_end_that_lost_its_session_asks_for_a_new_one_when_data_of_the_old_one_keeps_coming() {
     let keys = Keys::new();
     let (mut client, mut gateway) = (keys.client(T0), keys.gateway(T0));
-    let of_client = fresh_initiation(&mut client, T0);
-    let of_gateway = fresh_initiation(&mut gateway, T0);
+    connect(&mut client, &mut gateway, T0);
+    let mut gateway = keys.gateway(T0);
 
-    let (_, response_to_client) = deliver(&mut gateway, CLIENT, &of_client, T0);
-    let (_, response_to_gateway) = deliver(&mut client, GATEWAY, &of_gateway, T0);
-    let (_, keepalive_of_client) = deliver(&mut client, GATEWAY, &response_to_client, T0);
-    let (_, keepalive_of_gateway) = deliver(&mut gateway, CLIENT, &response_to_gateway, T0);
-    deliver(&mut gateway, CLIENT, &keepalive_of_client, T0);
-    deliver(&mut client, GATEWAY, &keepalive_of_gateway, T0);
+    let mut asked = None;
+    for tenth in 0..100 {
+        let now = Duration::from_millis(tenth * 100);
+        let datagram = seal(&mut client, &packet(1, 10), now);
+        deliver(&mut gateway, CLIENT, &datagram, now);
+        gateway.handle_timeout(now);
+        if asked.is_none() && !initiations(&mut gateway).is_empty() {
+            asked = Some(now);
+        }
+    }
+
+    let asked = asked.expect("a handshake");
+    assert!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&asked), "{asked:?}");
+}
+
+#[test]
+fn forged_data_of_unknown_sessions_draws_few_initiations_and_none_while_the_other_end_is_heard() {
+    let keys = Keys::new();
+    let (mut client, mut gateway) = (keys.client(T0), keys.gateway(T0));
+    connect(&mut client, &mut gateway, T0);
+    let mut forged = seal(&mut client, &packet(1, 10), T0);
+    forged[4] ^= 0x07;
+
+    let mut drawn = [0, 0];
+    for tenth in 0..600 {
+        let now = Duration::from_millis(tenth * 100);
+        let heard = tenth < 300;
+        if heard && tenth % 10 == 0 {
+            let datagram = seal(&mut client, &packet(1, 10), now);
+            deliver(&mut gateway, CLIENT, &datagram, now);
+        }
+        assert_eq!(deliver(&mut gateway, CLIENT, &forged, now).0, Opened::Dropped(Dropped::UnknownSession));
+        gateway.handle_timeout(now);
+        drawn[usize::from(heard)] += initiations(&mut gateway).len();
+    }
+
+    assert_eq!(drawn, [1, 0], "one that nobody answers; the engine repeats it every five seconds");
+}
+
+#[test]
+fn both_ends_start_at_once_and_end_with_sessions_that_work() {
+    let keys = Keys::new();
+    let (mut client, mut gateway) = (keys.client(T0), keys.gateway(T0));
+
+    start_at_once(&mut client, &mut gateway);
 
     assert_both_ways(&mut client, &mut gateway, T0);
+}
+
+/// Each end sends with the session that it asked for itself, so the one that it hears is not the one it sends with.
+#[test]
+fn after_both_started_at_once_unanswered_initiations_deafen_neither() {
+    let keys = Keys::new();
+    let (mut client, mut gateway) = (keys.client(T0), keys.gateway(T0));
+    start_at_once(&mut client, &mut gateway);
+
+    for round in 0..20 {
+        let now = Duration::from_secs(round * 8);
+        let initiation = fresh_initiation(&mut client, now);
+        deliver(&mut gateway, CLIENT, &initiation, now);
+        let initiation = fresh_initiation(&mut gateway, now);
+        deliver(&mut client, GATEWAY, &initiation, now);
+        assert_both_ways(&mut client, &mut gateway, now);
+    }
+}
+
+fn start_at_once(client: &mut Tunnel, gateway: &mut Tunnel) {
+    let of_client = fresh_initiation(client, T0);
+    let of_gateway = fresh_initiation(gateway, T0);
+
+    let (_, response_to_client) = deliver(gateway, CLIENT, &of_client, T0);
+    let (_, response_to_gateway) = deliver(client, GATEWAY, &of_gateway, T0);
+    let (_, keepalive_of_client) = deliver(client, GATEWAY, &response_to_client, T0);
+    let (_, keepalive_of_gateway) = deliver(gateway, CLIENT, &response_to_gateway, T0);
+    deliver(gateway, CLIENT, &keepalive_of_client, T0);
+    deliver(client, GATEWAY, &keepalive_of_gateway, T0);
+}
+
+/// boringtun goes over to the session that came about last, even when the one that answered is no more.
+#[test]
+fn a_late_response_of_an_end_that_has_restarted_does_not_deafen_for_long() {
+    let keys = Keys::new();
+    let (mut former, mut gateway) = (keys.client(T0), keys.gateway(T0));
+    let initiation = fresh_initiation(&mut gateway, T0);
+    let (_, late) = deliver(&mut former, GATEWAY, &initiation, T0);
+    let mut client = keys.client(T0);
+    connect(&mut client, &mut gateway, T0);
+    deliver(&mut gateway, CLIENT, &late, T0);
+    let unheard = seal(&mut gateway, &packet(2, 10), T0);
+    assert_eq!(deliver(&mut client, GATEWAY, &unheard, T0).0, Opened::Dropped(Dropped::UnknownSession));
+
+    for second in 0..6 {
+        let now = Duration::from_secs(second);
+        let datagram = seal(&mut client, &packet(1, 10), now);
+        deliver(&mut gateway, CLIENT, &datagram, now);
+        for initiation in initiations(&mut gateway) {
+            let (_, response) = deliver(&mut client, GATEWAY, &initiation, now);
+            deliver(&mut gateway, CLIENT, &response, now);
+        }
+    }
+
+    assert_both_ways(&mut client, &mut gateway, Duration::from_secs(6));
 }
 
 /// Somebody on the way replays a cookie reply, from wherever he likes.
