@@ -54,7 +54,7 @@ pub struct Tunnel<E: Engine = Boringtun> {
     /// on, data of another session means that the other end does not hold it.
     unused_until: Option<Duration>,
     unused_for: Duration,
-    /// Since when only data of unknown sessions has come in.
+    /// Since when only data of unknown sessions, or not authentic, has come in.
     deaf_since: Option<Duration>,
     queue: VecDeque<Vec<u8>>,
     outputs: VecDeque<Output>,
@@ -257,7 +257,8 @@ impl<E: Engine> Tunnel<E> {
             // The form was checked before, so this is about what was inside.
             Step::Failed(Dropped::Malformed) => Opened::Dropped(Dropped::MalformedInner),
             Step::Failed(dropped) => {
-                if dropped == Dropped::UnknownSession {
+                // A session of a former process may have had the same number.
+                if dropped == Dropped::UnknownSession || dropped == Dropped::NotAuthentic {
                     self.heard_nothing_known(now);
                 }
                 return Opened::Dropped(dropped);
