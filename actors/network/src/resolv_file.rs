@@ -149,8 +149,9 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     })
 }
 
+/// Of this process alone: with a file that is mounted over, daemons of several namespaces share the folder.
 fn beside(path: &Path) -> PathBuf {
-    path.with_extension("conf.postern-new")
+    path.with_extension(format!("postern-{}", std::process::id()))
 }
 
 #[cfg(test)]
