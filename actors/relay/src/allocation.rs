@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use actors_runtime::{Actor, Cx};
 use protocol_stun::relay::{self, DropReason, FiveTuple, Output, ToClient, ToPeer};
-use protocol_stun::{Family, Kind, Route, channel_header, kind};
+use protocol_stun::{Family, Kind, Route, channel_header, kind_at_relay};
 
 use crate::counters::Direction;
 use crate::gather::Gather;
@@ -180,7 +180,7 @@ impl Allocation {
         let mut gather = Gather::new(1);
         let mut going: Option<ToPeer> = None;
         for datagram in run.bytes().chunks(run.stride()) {
-            let decided = match kind(datagram) {
+            let decided = match kind_at_relay(datagram) {
                 Kind::ChannelData => machine.handle_channel_data(datagram, &filter, now),
                 Kind::Stun => machine.handle_indication(datagram, &filter, now),
                 Kind::Other => Err(DropReason::NotForRelay),

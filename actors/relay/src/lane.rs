@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +19,7 @@ use crate::allocation::{Allocation, Packets};
 use crate::counters::RelayCounters;
 use crate::pool::Pool;
 use crate::ports::{Ports, Relayed};
+use crate::reservations::Reservations;
 use crate::socket::Scratch;
 
 /// An address that relayed sockets are opened on.
@@ -81,6 +82,7 @@ pub struct RelayLane {
     keys: RefCell<HashMap<String, FiveTuple>>,
     /// Relayed addresses, as others see them, to the packet mailboxes of their allocations.
     pub(crate) switchboard: RefCell<HashMap<SocketAddr, PacketSender<Packets>>>,
+    pub(crate) reservations: RefCell<Reservations>,
     pub(crate) scratch: RefCell<Scratch>,
     pub(crate) pool: Pool,
     pub(crate) counters: Arc<RelayCounters>,
@@ -88,7 +90,23 @@ pub struct RelayLane {
     epoch: Instant,
 }
 
+thread_local! {
+    static HERE: RefCell<Weak<RelayLane>> = const { RefCell::new(Weak::new()) };
+}
+
 impl RelayLane {
+    /// The one lane of this thread, made by the first of its listeners.
+    pub fn here(make: impl FnOnce() -> Rc<Self>) -> Rc<Self> {
+        HERE.with(|here| {
+            if let Some(lane) = here.borrow().upgrade() {
+                return lane;
+            }
+            let lane = make();
+            *here.borrow_mut() = Rc::downgrade(&lane);
+            lane
+        })
+    }
+
     /// Made on the lane, once; captured by the factories of its listeners. `epoch`: any moment, by the lane's clock.
     pub fn new(settings: &RelaySettings, counters: Arc<RelayCounters>, epoch: Instant) -> Rc<Self> {
         let authority = Authority::new(settings.secret.clone(), settings.users.iter().cloned());
@@ -108,6 +126,7 @@ impl RelayLane {
             held: RefCell::default(),
             keys: RefCell::default(),
             switchboard: RefCell::default(),
+            reservations: RefCell::default(),
             scratch: RefCell::new(Scratch::new()),
             pool: Pool::default(),
             counters,

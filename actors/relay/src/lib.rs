@@ -10,6 +10,7 @@ mod lane;
 mod listener;
 mod pool;
 mod ports;
+mod reservations;
 mod socket;
 
 pub use allocation::{Allocation, AllocationCommand, Packets};

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use actors_runtime::{Actor, ChildEnded, Cx, How, Never};
 use protocol_stun::relay::{self, AllocateAsk, Ask, Decision, DropReason, FiveTuple, Granted, code};
-use protocol_stun::{Kind, is_indication, kind};
+use protocol_stun::{Family, Kind, is_indication, kind_at_relay};
 use rand::Rng;
 
 use crate::allocation::{Allocation, AllocationCommand, Packets};
@@ -60,7 +60,7 @@ impl Listener {
         let mut data = 0..0;
         for (n, datagram) in arrived.bytes.chunks(arrived.stride).enumerate() {
             let start = n * arrived.stride;
-            let is_data = match kind(datagram) {
+            let is_data = match kind_at_relay(datagram) {
                 Kind::ChannelData => true,
                 Kind::Stun => is_indication(datagram),
                 Kind::Other => {
@@ -161,21 +161,19 @@ impl Listener {
             return Err(code::INSUFFICIENT_CAPACITY);
         }
         let share = lane.quota.borrow_mut().take(request.user())?;
-        let (mut relayed, mut missing) = (Vec::<Relayed>::new(), None);
-        for family in ask.families.each() {
-            match lane.ports.open(*family, five_tuple.relay.ip(), ask.even_port) {
-                Ok(socket) => relayed.push(socket),
-                Err(code) => missing = Some((*family, code)),
+        let opened = match self.open(request, ask, five_tuple, cx) {
+            Ok(opened) => opened,
+            Err(code) => {
+                lane.quota.borrow_mut().give_back(share);
+                return Err(code);
             }
-        }
-        if relayed.is_empty() {
-            lane.quota.borrow_mut().give_back(share);
-            return Err(missing.map_or(code::INSUFFICIENT_CAPACITY, |(_, code)| code));
-        }
+        };
+        let Opened { relayed, missing, reservation } = opened;
         let granted = Granted {
             five_tuple,
             relayed: relayed.iter().map(|relayed| relayed.public).collect(),
             missing,
+            reservation,
             limits: lane.limits,
             seed: rand::rng().random(),
         };
@@ -190,6 +188,47 @@ impl Listener {
         lane.hold(five_tuple, held);
         tracing::debug!(client = %five_tuple.client, node = %request.user().node, "allocation granted");
         self.start(five_tuple, cx).inspect_err(|_| lane.let_go(five_tuple))
+    }
+
+    /// Opens the relayed sockets that were asked for.
+    fn open(
+        &self,
+        request: &relay::Request,
+        ask: AllocateAsk,
+        five_tuple: FiveTuple,
+        cx: &mut Cx<Self>,
+    ) -> Result<Opened, u16> {
+        let (lane, now) = (&self.lane, self.lane.since(cx.now()));
+        let near = five_tuple.relay.ip();
+        if let Some(token) = ask.reservation {
+            let kept = lane.reservations.borrow_mut().take(token, request.user(), now)?;
+            return Ok(Opened { relayed: vec![kept], missing: None, reservation: None });
+        }
+        if let (true, [family]) = (ask.reserve_next, ask.families.each()) {
+            let (first, second) = lane.ports.open_pair(*family, near)?;
+            let token = rand::rng().random();
+            lane.reservations.borrow_mut().keep(token, second, request.user(), now)?;
+            self.wake_for_reservations(cx);
+            return Ok(Opened { relayed: vec![first], missing: None, reservation: Some(token) });
+        }
+        let (mut relayed, mut missing) = (Vec::new(), None);
+        for family in ask.families.each() {
+            match lane.ports.open(*family, near, ask.even_port) {
+                Ok(socket) => relayed.push(socket),
+                Err(code) => missing = Some((*family, code)),
+            }
+        }
+        if relayed.is_empty() {
+            return Err(missing.map_or(code::INSUFFICIENT_CAPACITY, |(_, code)| code));
+        }
+        Ok(Opened { relayed, missing, reservation: None })
+    }
+
+    fn wake_for_reservations(&self, cx: &mut Cx<Self>) {
+        match self.lane.reservations.borrow().next() {
+            Some(end) => cx.wake_at(self.lane.instant(end)),
+            None => cx.wake_never(),
+        }
     }
 
     /// Starts the actor of a held allocation.
@@ -249,6 +288,13 @@ impl Listener {
     }
 }
 
+/// The relayed sockets of a new allocation.
+struct Opened {
+    relayed: Vec<Relayed>,
+    missing: Option<(Family, u16)>,
+    reservation: Option<u64>,
+}
+
 /// What stands in the list of actors for an allocation.
 fn key(five_tuple: FiveTuple) -> String {
     format!("{} at {}", five_tuple.client, five_tuple.relay)
@@ -265,6 +311,7 @@ impl Actor for Listener {
                 self.lane.let_go(five_tuple);
             }
         }
+        self.wake_for_reservations(cx);
         cx.follow(self.socket.readable(), |listener, (), cx| listener.read(cx));
     }
 
@@ -272,6 +319,12 @@ impl Actor for Listener {
         match command {
             ListenerCommand::Drain => self.lane.draining.set(true),
         }
+    }
+
+    fn woken(&mut self, cx: &mut Cx<Self>) {
+        let now = self.lane.since(cx.now());
+        self.lane.reservations.borrow_mut().expire(now);
+        self.wake_for_reservations(cx);
     }
 
     fn child_ended(&mut self, child: ChildEnded, _cx: &mut Cx<Self>) {

@@ -36,6 +36,22 @@ impl Ports {
         Self { addresses, range }
     }
 
+    /// Opens one on an even port, and one on the port after it.
+    pub(crate) fn open_pair(&self, family: Family, near: IpAddr) -> Result<(Relayed, Relayed), u16> {
+        for _ in 0..TRIES {
+            let first = self.open(family, near, true)?;
+            let (local, public) = (first.socket.local(), first.public);
+            let Some(port) = local.port().checked_add(1).filter(|port| self.range.contains(port)) else {
+                continue;
+            };
+            if let Ok(socket) = RelaySocket::open(SocketAddr::new(local.ip(), port), BUFFER) {
+                let second = Relayed { socket, public: SocketAddr::new(public.ip(), port) };
+                return Ok((first, second));
+            }
+        }
+        Err(code::INSUFFICIENT_CAPACITY)
+    }
+
     /// Opens one. `near`: the address of ours that the request came to, which is preferred.
     pub(crate) fn open(&self, family: Family, near: IpAddr, even: bool) -> Result<Relayed, u16> {
         let of_family = || self.addresses.iter().filter(|address| Family::of(address.local) == family);

@@ -539,3 +539,30 @@ fn a_datagram_that_is_too_long_is_counted_and_does_not_end_segmentation() {
 
     assert_eq!(socket.send(envelope, &large), Err("udp_too_big"));
 }
+
+#[test]
+fn a_kept_port_is_for_its_user_once_and_for_half_a_minute() {
+    let world = World::new();
+    let user = |node: &str| protocol_stun::relay::User {
+        name: node.into(),
+        node: node.into(),
+        account: protocol_stun::relay::Account::new(""),
+    };
+    let near = "127.0.0.1".parse().unwrap();
+    let pair =
+        || world.universe.block_on(async { world.lane.ports.open_pair(protocol_stun::Family::V4, near) });
+    let mut kept = world.lane.reservations.borrow_mut();
+    let (first, second) = pair().ok().unwrap();
+    let port = second.public.port();
+    assert_eq!((first.public.port() % 2, port), (0, first.public.port() + 1));
+
+    assert_eq!(kept.keep(7, second, &user("a"), Duration::ZERO), Ok(()));
+    assert_eq!(kept.take(7, &user("b"), Duration::ZERO).err(), Some(508));
+    assert_eq!(kept.take(7, &user("a"), 29 * SECOND).ok().map(|relayed| relayed.public.port()), Some(port));
+    assert_eq!(kept.take(7, &user("a"), 29 * SECOND).err(), Some(508));
+
+    assert_eq!(kept.keep(8, pair().ok().unwrap().1, &user("a"), Duration::ZERO), Ok(()));
+    assert_eq!(kept.next(), Some(30 * SECOND));
+    assert_eq!(kept.take(8, &user("a"), 30 * SECOND).err(), Some(508));
+    assert_eq!(kept.next(), None);
+}

@@ -5,8 +5,11 @@ use std::ops::{Range, RangeInclusive};
 /// Length of the ChannelData header.
 pub const CHANNEL_HEADER_LEN: usize = 4;
 
-/// RFC 8656 §12: the numbers that a channel may have.
+/// RFC 8656 §12: the numbers that a channel may have. Our own clients keep to them.
 pub const CHANNELS: RangeInclusive<u16> = 0x4000..=0x4fff;
+
+/// RFC 5766 §11: the numbers that older clients use. A relay takes them all.
+pub const OLDER_CHANNELS: RangeInclusive<u16> = 0x4000..=0x7fff;
 
 /// The header to put before a payload (before each segment of a GSO buffer).
 pub fn channel_header(channel: u16, payload_len: u16) -> [u8; CHANNEL_HEADER_LEN] {
@@ -21,7 +24,7 @@ pub fn read_channel_header(datagram: &[u8]) -> Option<(u16, Range<usize>)> {
     let [c0, c1, l0, l1] = *datagram.first_chunk::<CHANNEL_HEADER_LEN>()?;
     let channel = u16::from_be_bytes([c0, c1]);
     let payload = CHANNEL_HEADER_LEN..CHANNEL_HEADER_LEN + usize::from(u16::from_be_bytes([l0, l1]));
-    (CHANNELS.contains(&channel) && payload.end <= datagram.len()).then_some((channel, payload))
+    (OLDER_CHANNELS.contains(&channel) && payload.end <= datagram.len()).then_some((channel, payload))
 }
 
 #[cfg(test)]
@@ -48,7 +51,7 @@ mod tests {
     fn a_cut_payload_and_a_number_that_is_no_channel_are_refused() {
         assert_eq!(read_channel_header(&channel_header(0x4001, 1)), None);
         assert_eq!(read_channel_header(&channel_header(0x3fff, 0)), None);
-        assert_eq!(read_channel_header(&channel_header(0x5000, 0)), None);
+        assert_eq!(read_channel_header(&channel_header(0x8000, 0)), None);
         assert_eq!(read_channel_header(&[0x40, 0, 0]), None);
     }
 }

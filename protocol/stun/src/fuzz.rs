@@ -121,7 +121,7 @@ impl World {
     }
 
     fn at_relay(&mut self, datagram: &[u8]) {
-        let decision = match crate::kind(datagram) {
+        let decision = match crate::kind_at_relay(datagram) {
             crate::Kind::Stun => self.front.handle(datagram, client_address(), self.now, UNIX_NOW),
             crate::Kind::ChannelData | crate::Kind::Other => Decision::Indication,
         };
@@ -130,7 +130,7 @@ impl World {
             Decision::Authenticated(request) => self.request(&request),
             Decision::Indication => {
                 let Some(allocation) = &self.allocation else { return };
-                let forwarded = match crate::kind(datagram) {
+                let forwarded = match crate::kind_at_relay(datagram) {
                     crate::Kind::Stun => allocation.handle_indication(datagram, &self.filter, self.now),
                     crate::Kind::ChannelData | crate::Kind::Other => {
                         allocation.handle_channel_data(datagram, &self.filter, self.now)
@@ -157,6 +157,7 @@ impl World {
                     five_tuple,
                     relayed: vec![relayed()],
                     missing: None,
+                    reservation: None,
                     limits: Limits::default(),
                     seed: [4; 32],
                 };

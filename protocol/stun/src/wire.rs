@@ -46,6 +46,14 @@ pub fn kind(datagram: &[u8]) -> Kind {
     }
 }
 
+/// The same at a relay, where nothing but STUN and TURN arrives, so that channels may have the numbers of RFC 5766, too.
+pub fn kind_at_relay(datagram: &[u8]) -> Kind {
+    match datagram.first() {
+        Some(0x50..=0x7f) if datagram.len() >= crate::channel::CHANNEL_HEADER_LEN => Kind::ChannelData,
+        Some(_) | None => kind(datagram),
+    }
+}
+
 /// Whether a datagram that is [`Kind::Stun`] is an indication (RFC 8489 §5: the class bits are 0b01): it carries data, and
 /// is not answered.
 pub fn is_indication(datagram: &[u8]) -> bool {
@@ -257,6 +265,10 @@ mod tests {
         assert_eq!(kind(&[0x01, 0, 0, 0, 1, 2, 3, 4]), Kind::Other);
         assert_eq!(kind(&[0x20, 0, 0, 0, 1, 2, 3, 4]), Kind::Other);
         assert_eq!(kind(&[]), Kind::Other);
+        assert_eq!(kind(&[0x7f, 0xff, 0x00, 0x00]), Kind::Other);
+        assert_eq!(kind_at_relay(&[0x7f, 0xff, 0x00, 0x00]), Kind::ChannelData);
+        assert_eq!(kind_at_relay(&[0x80, 0xff, 0x00, 0x00]), Kind::Other);
+        assert_eq!(kind_at_relay(&binding().finish()), Kind::Stun);
     }
 
     #[test]

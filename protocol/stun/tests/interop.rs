@@ -76,6 +76,7 @@ impl Relay {
                                 })
                                 .collect(),
                             missing: None,
+                            reservation: None,
                             limits: Limits::default(),
                             seed: [2; 32],
                         };

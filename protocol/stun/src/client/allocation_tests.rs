@@ -60,6 +60,7 @@ impl Relay {
                         },
                         relayed: self.families.iter().map(|f| at(f)).collect(),
                         missing: None,
+                        reservation: None,
                         limits: Limits::default(),
                         seed: [1; 32],
                     };

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use stun_types::attribute::{AttributeStaticType, ErrorCode, XorMappedAddress};
 use stun_types::message::{MessageClass, TransactionId};
 use turn_types::attribute::{
-    AddressErrorCode, Data, DontFragment, Lifetime, XorPeerAddress, XorRelayedAddress,
+    AddressErrorCode, Data, DontFragment, Lifetime, ReservationToken, XorPeerAddress, XorRelayedAddress,
 };
 use turn_types::message::DATA;
 
@@ -75,6 +75,8 @@ pub struct Granted {
     pub relayed: Vec<SocketAddr>,
     /// A family that was asked for besides, and why there is none (RFC 8656 §7.2).
     pub missing: Option<(Family, u16)>,
+    /// What the port after this one is kept under (RFC 8656 §18.9).
+    pub reservation: Option<u64>,
     /// The bounds.
     pub limits: Limits,
     /// Random bits for the transaction ids of Data indications.
@@ -102,7 +104,7 @@ pub struct Allocation {
 impl Allocation {
     /// Grants an Allocate request. The answer is the first output.
     pub fn grant(request: &Request, lifetime: Option<Duration>, granted: Granted, now: Duration) -> Self {
-        let Granted { five_tuple, relayed, missing, limits, seed } = granted;
+        let Granted { five_tuple, relayed, missing, reservation, limits, seed } = granted;
         let lifetime = clamp(lifetime, &limits);
         let id = request.transaction;
         let mut draft = request.answer(MessageClass::Success);
@@ -114,6 +116,7 @@ impl Allocation {
         });
         let first_answer = draft
             .with_some(missing)
+            .with_some(reservation.map(ReservationToken::new))
             .with(&XorMappedAddress::new(five_tuple.client, id))
             .with(&seconds(lifetime))
             .sign(&request.key);

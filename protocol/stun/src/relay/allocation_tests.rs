@@ -36,7 +36,13 @@ fn request(id: u128, ask: Ask) -> Request {
 }
 
 fn allocate() -> Ask {
-    Ask::Allocate(AllocateAsk { families: Families::Both, even_port: false, lifetime: None })
+    Ask::Allocate(AllocateAsk {
+        families: Families::Both,
+        even_port: false,
+        reserve_next: false,
+        reservation: None,
+        lifetime: None,
+    })
 }
 
 fn permit(peers: &[&str]) -> Ask {
@@ -57,6 +63,7 @@ fn granted(relayed: &[&str]) -> Granted {
         five_tuple: FiveTuple { client: at("203.0.113.9:4242"), relay: at("198.51.99.1:3478") },
         relayed: relayed.iter().map(|r| at(r)).collect(),
         missing: None,
+        reservation: None,
         limits: Limits { permissions: 3, channels: 3, ..Limits::default() },
         seed: [1; 32],
     }
@@ -127,6 +134,16 @@ fn a_family_that_could_not_be_had_is_named_with_its_reason() {
     let missing = message.attribute::<AddressErrorCode>().unwrap();
     assert_eq!(Family::from_codec(missing.family()), Family::V6);
     assert_eq!(missing.error().code(), 440);
+}
+
+#[test]
+fn a_reserved_port_is_named_by_its_token() {
+    let granted = Granted { reservation: Some(77), ..granted(&[RELAYED_V4]) };
+    let mut allocation = Allocation::grant(&request(1, allocate()), None, granted, START);
+
+    let Some(Output::Respond(bytes)) = allocation.poll_output() else { panic!("no answer") };
+
+    assert_eq!(read(&bytes).unwrap().attribute::<ReservationToken>().unwrap().token(), 77);
 }
 
 #[test]

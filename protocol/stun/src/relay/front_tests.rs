@@ -198,12 +198,16 @@ fn asks_that_make_no_sense_get_their_code() {
         (udp(ALLOCATE).with(&strange_family), code::FAMILY_NOT_SUPPORTED),
         (udp(ALLOCATE).with(&family(IPV4)).with(&AdditionalAddressFamily::new(IPV6)), code::BAD_REQUEST),
         (udp(ALLOCATE).with(&additional_v4), code::BAD_REQUEST),
-        (udp(ALLOCATE).with(&EvenPort::new(true)), code::INSUFFICIENT_CAPACITY),
-        (udp(ALLOCATE).with(&ReservationToken::new(5)), code::INSUFFICIENT_CAPACITY),
+        (
+            udp(ALLOCATE).with(&EvenPort::new(true)).with(&AdditionalAddressFamily::new(IPV6)),
+            code::BAD_REQUEST,
+        ),
+        (udp(ALLOCATE).with(&EvenPort::new(false)).with(&ReservationToken::new(5)), code::BAD_REQUEST),
+        (udp(ALLOCATE).with(&family(IPV6)).with(&ReservationToken::new(5)), code::BAD_REQUEST),
         (draft(CREATE_PERMISSION), code::BAD_REQUEST),
         (draft(CHANNEL_BIND).with(&peer), code::BAD_REQUEST),
         (draft(CHANNEL_BIND).with(&ChannelNumber::new(0x4000)), code::BAD_REQUEST),
-        (draft(CHANNEL_BIND).with(&ChannelNumber::new(0x5000)).with(&peer), code::BAD_REQUEST),
+        (draft(CHANNEL_BIND).with(&ChannelNumber::new(0x8000)).with(&peer), code::BAD_REQUEST),
     ];
     let front = front();
 

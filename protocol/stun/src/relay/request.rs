@@ -12,7 +12,7 @@ use turn_types::attribute::{
 use turn_types::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH};
 
 use super::{User, code};
-use crate::channel::CHANNELS;
+use crate::channel::OLDER_CHANNELS;
 use crate::key::Key;
 use crate::wire::{Draft, Families, Family, plain};
 
@@ -35,7 +35,7 @@ pub enum Ask {
     },
     /// A number for a peer.
     ChannelBind {
-        /// The number, in [`CHANNELS`].
+        /// The number, in [`OLDER_CHANNELS`].
         channel: u16,
         /// The peer.
         peer: SocketAddr,
@@ -47,8 +47,12 @@ pub enum Ask {
 pub struct AllocateAsk {
     /// Which relayed addresses.
     pub families: Families,
-    /// The relayed ports shall be even (RFC 8656 §18.7, without reservation).
+    /// The relayed ports shall be even (RFC 8656 §18.7).
     pub even_port: bool,
+    /// The next port shall be kept for another allocation. Then there is one family, and `even_port` is set.
+    pub reserve_next: bool,
+    /// A port that was kept for this allocation. Then nothing else is asked for.
+    pub reservation: Option<u64>,
     /// The time asked for.
     pub lifetime: Option<Duration>,
 }
@@ -99,7 +103,7 @@ pub(crate) fn read_ask(message: &Message<'_>) -> Result<Ask, u16> {
         }
         CHANNEL_BIND => {
             let channel = optional::<ChannelNumber>(message, code::BAD_REQUEST)?.map(|c| c.channel());
-            let channel = channel.filter(|c| CHANNELS.contains(c)).ok_or(code::BAD_REQUEST)?;
+            let channel = channel.filter(|c| OLDER_CHANNELS.contains(c)).ok_or(code::BAD_REQUEST)?;
             let peer = *read_peers(message)?.first().ok_or(code::BAD_REQUEST)?;
             Ok(Ask::ChannelBind { channel, peer })
         }
@@ -112,10 +116,6 @@ fn read_allocate(message: &Message<'_>) -> Result<AllocateAsk, u16> {
     let transport = optional::<RequestedTransport>(message, code::BAD_REQUEST)?.ok_or(code::BAD_REQUEST)?;
     if transport.protocol() != RequestedTransport::UDP {
         return Err(code::TRANSPORT_NOT_SUPPORTED);
-    }
-    if message.has_attribute(ReservationToken::TYPE) {
-        // Nothing is ever reserved here, so no token is good.
-        return Err(code::INSUFFICIENT_CAPACITY);
     }
     let requested = optional::<RequestedAddressFamily>(message, code::FAMILY_NOT_SUPPORTED)?;
     let additional = optional::<AdditionalAddressFamily>(message, code::BAD_REQUEST)?;
@@ -131,14 +131,17 @@ fn read_allocate(message: &Message<'_>) -> Result<AllocateAsk, u16> {
         },
         (None, None) => Families::V4,
     };
-    let even_port = match optional::<EvenPort>(message, code::BAD_REQUEST)? {
-        Some(even) if even.requested() && families == Families::Both => return Err(code::BAD_REQUEST),
-        // The pair of ports for RTP and RTCP: not offered.
-        Some(even) if even.requested() => return Err(code::INSUFFICIENT_CAPACITY),
-        Some(_) => true,
-        None => false,
-    };
-    Ok(AllocateAsk { families, even_port, lifetime: read_lifetime(message)? })
+    let even = optional::<EvenPort>(message, code::BAD_REQUEST)?;
+    let reserve_next = even.as_ref().is_some_and(EvenPort::requested);
+    let reservation = optional::<ReservationToken>(message, code::BAD_REQUEST)?.map(|token| token.token());
+    let more_than_the_reserved = even.is_some() || message.has_attribute(RequestedAddressFamily::TYPE);
+    if (reserve_next && families == Families::Both)
+        || (reservation.is_some() && (more_than_the_reserved || families == Families::Both))
+    {
+        return Err(code::BAD_REQUEST);
+    }
+    let lifetime = read_lifetime(message)?;
+    Ok(AllocateAsk { families, even_port: even.is_some(), reserve_next, reservation, lifetime })
 }
 
 fn read_lifetime(message: &Message<'_>) -> Result<Option<Duration>, u16> {

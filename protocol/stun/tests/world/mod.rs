@@ -380,6 +380,7 @@ impl World {
                             five_tuple: FiveTuple { client: from, relay: at(RELAY) },
                             relayed: vec![SocketAddr::new(at(RELAY).ip(), self.next_port)],
                             missing: Some((protocol_stun::Family::V6, code::FAMILY_NOT_SUPPORTED)),
+                            reservation: None,
                             limits: Limits::default(),
                             seed: self.random.random(),
                         };

@@ -1,0 +1,44 @@
+//! `postern-relay`: the program beside the internet that everybody can reach.
+//!
+//! It tells nodes their addresses (STUN) and passes packets on for those with a credential (TURN over UDP, IPv4 and IPv6).
+//! It sees sealed packets only, keeps nothing but the secret that its credentials are made from, and goes on while
+//! control is away.
+
+mod addresses;
+mod check;
+mod cli;
+mod config;
+mod drain;
+mod secret;
+mod serve;
+mod tree;
+
+use std::process::ExitCode;
+
+use actors_runtime::Tree;
+use services_chassis::local;
+
+use cli::{Cli, Command};
+use config::{Config, PROGRAM};
+use services_chassis::Failure;
+
+fn main() -> ExitCode {
+    services_chassis::main(run)
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let command = cli.command.clone().unwrap_or(Command::Serve);
+    if command == Command::Tree {
+        print!("{}", Tree::new(tree::TREE).render());
+        return Ok(());
+    }
+    let config = Config::load(&cli)?;
+    match command {
+        Command::Serve => serve::run(config),
+        Command::Check { json } => check::run(&config, json),
+        Command::Tree => Ok(()),
+        Command::Actors { json } => local::actors(PROGRAM, &config.settings.socket(PROGRAM), json),
+        #[cfg(feature = "chaos")]
+        Command::Chaos(chaos) => local::chaos(PROGRAM, &config.settings.socket(PROGRAM), &chaos.into()),
+    }
+}

@@ -1,0 +1,180 @@
+//! `postern-relay serve`: puts everything together and runs it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use actors_access::{ControlSession, Endpoint, SessionEvent, SessionSettings, SessionStatus, Target};
+use actors_relay::{Listener, RelayCounters, RelaySettings};
+use actors_runtime::{Outlet, Tree};
+use protocol_control::{Introduction, RoleHello, Secret, Welcome};
+use protocol_identity::TokenKind;
+use protocol_stun::RelaySecret;
+use protocol_stun::relay::Limits;
+use services_chassis::health::Readiness;
+use services_chassis::{Chassis, Failure, Metrics, Sample, chain, identity_file, no_desk};
+
+use crate::addresses::{Addresses, Host, addresses};
+use crate::config::{Config, PROGRAM};
+use crate::drain::{Drain, Signals};
+use crate::secret::secret;
+use crate::tree::{Relay, TREE};
+
+/// Runs until a signal.
+///
+/// # Errors
+/// When something that the relay needs is missing.
+pub fn run(config: Config) -> Result<(), Failure> {
+    // Before any thread is there that would inherit another mask.
+    let signals = Signals::block();
+    let tree = Tree::new(TREE);
+    let chassis =
+        Chassis::start(PROGRAM, env!("CARGO_PKG_VERSION"), config.settings.clone(), &tree.registry())?;
+    let listen = usable(&config)?;
+    let addresses = addresses(&listen, &config.external, &Host::look()?)?;
+    let secret = config.secret_file.as_deref().map(secret).transpose()?;
+    let counters = Arc::new(RelayCounters::default());
+    watch(chassis.metrics(), &counters);
+    let session = session(&config, &addresses, secret.as_ref(), chassis.readiness())?;
+    let context = Relay {
+        settings: Arc::new(settings(&config, &addresses, &listen, secret)),
+        counters: Arc::clone(&counters),
+        session,
+        listen,
+    };
+    let keys: Vec<String> = context.listen.iter().map(ToString::to_string).collect();
+    let (under_control, limit) = (context.session.is_some(), config.drain);
+    chassis.run(tree, context, |handle| {
+        if let Some(signals) = signals {
+            let drain = Drain {
+                listeners: keys.iter().map(|key| handle.address::<Listener>(key)).collect(),
+                control: under_control.then(|| handle.address::<ControlSession>("")),
+                counters,
+                limit,
+            };
+            drain.on(signals, handle.clone());
+        }
+        no_desk(handle)
+    })
+}
+
+/// The listening addresses; of the default ones only those whose family the host speaks.
+fn usable(config: &Config) -> Result<Vec<SocketAddr>, Failure> {
+    let speaks = |listen: &&SocketAddr| {
+        !config.listen_by_default || std::net::UdpSocket::bind(SocketAddr::new(listen.ip(), 0)).is_ok()
+    };
+    let listen: Vec<SocketAddr> = config.listen.iter().filter(speaks).copied().collect();
+    if listen.len() < config.listen.len() {
+        tracing::warn!("the host does not speak one of the address families");
+    }
+    if listen.is_empty() { Err(Failure::failed("the host speaks neither IPv4 nor IPv6")) } else { Ok(listen) }
+}
+
+fn settings(
+    config: &Config,
+    addresses: &Addresses,
+    listen: &[SocketAddr],
+    secret: Option<RelaySecret>,
+) -> RelaySettings {
+    RelaySettings {
+        realm: config.realm.clone(),
+        secret,
+        users: config.users.clone(),
+        allow: config.allow.clone(),
+        deny: config.deny.clone(),
+        addresses: addresses.relay.clone(),
+        own: addresses.own.clone(),
+        listen: listen.to_vec(),
+        ports: config.ports.clone(),
+        most_allocations: config.most_allocations,
+        most_allocations_each: config.most_each,
+        limits: Limits::default(),
+    }
+}
+
+type Session = (Arc<SessionSettings>, Outlet<SessionEvent>);
+
+fn session(
+    config: &Config,
+    addresses: &Addresses,
+    secret: Option<&RelaySecret>,
+    readiness: &Readiness,
+) -> Result<Option<Session>, Failure> {
+    let (Some((url, trust)), Some(secret)) = (&config.control, secret) else { return Ok(None) };
+    let token = config.node.token(TokenKind::Relay)?.ok_or_else(|| {
+        Failure::usage("there is no token").fix("name its file with --token-file, or set POSTERN_TOKEN")
+    })?;
+    let identity = Arc::new(identity_file::identity(&config.settings.state_dir)?);
+    let tls = trust.client_config().map_err(|error| Failure::failed(chain(&error)))?;
+    let endpoint = Endpoint { url: url.clone(), tls, mark: None };
+    let introduction = Introduction {
+        name: config.node.name(),
+        program: env!("CARGO_PKG_VERSION").into(),
+        role: RoleHello::Relay {
+            addresses: addresses.announced.clone(),
+            region: config.region.clone(),
+            coordinates: config.coordinates,
+            secret: Secret::new(secret.to_text().to_string()),
+        },
+    };
+    let settings = SessionSettings {
+        target: Mutex::new(Some(Target { endpoint, token })),
+        identity,
+        introduction: Box::new(move || introduction.clone()),
+        status: SessionStatus::default(),
+    };
+    readiness.not_ready("control was not reached yet");
+    Ok(Some((Arc::new(settings), events(readiness.clone()))))
+}
+
+/// A relay has nothing to do for control but to be there: it is ready once control knows of it, and stays so.
+fn events(readiness: Readiness) -> Outlet<SessionEvent> {
+    Outlet::to(move |event| {
+        match event {
+            SessionEvent::Up(welcome) => match *welcome {
+                Welcome::Relay(state) => {
+                    tracing::info!(relay = %state.relay, "control knows this relay");
+                    readiness.ready();
+                }
+                Welcome::Client(_) | Welcome::Gateway(_) => {
+                    tracing::warn!("control takes this relay for something else: is the token a relay's?");
+                }
+            },
+            SessionEvent::Message(message) => {
+                tracing::debug!(?message, "control said something that is not for a relay")
+            }
+            SessionEvent::Down => tracing::info!("control is away; the relay goes on"),
+        }
+        Ok(())
+    })
+}
+
+/// Packets relayed and messages answered are counted apart: a keep-alive is no traffic.
+fn watch(metrics: &Metrics, counters: &Arc<RelayCounters>) {
+    let labelled = |name: &'static str, values: Vec<(&'static str, u64)>| {
+        values.into_iter().map(|(label, value)| Sample::labelled(name, label, value)).collect()
+    };
+    let read = Arc::clone(counters);
+    metrics.counter("postern_relay_packets", "Packets relayed, by direction", move || {
+        labelled("direction", read.totals().packets)
+    });
+    let read = Arc::clone(counters);
+    metrics.counter("postern_relay_bytes", "Payload relayed in bytes, by direction", move || {
+        labelled("direction", read.totals().bytes)
+    });
+    let read = Arc::clone(counters);
+    metrics.counter(
+        "postern_relay_stun_requests",
+        "STUN and TURN requests answered, by request",
+        move || labelled("request", read.totals().requests),
+    );
+    let read = Arc::clone(counters);
+    metrics.counter("postern_relay_allocations_made", "Allocations made", move || {
+        vec![Sample::plain(read.totals().allocated)]
+    });
+    let read = Arc::clone(counters);
+    metrics.gauge("postern_relay_allocations", "Allocations held", move || {
+        #[allow(clippy::cast_precision_loss)] // Tens of thousands at most.
+        let held = read.allocations() as f64;
+        vec![Sample::plain(held)]
+    });
+}
