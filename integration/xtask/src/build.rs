@@ -7,10 +7,6 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-/// The packages whose programs the demo and the scenarios run.
-const PROGRAMS: [&str; 5] =
-    ["postern", "postern-control", "postern-gateway", "postern-relay", "integration-lab"];
-
 /// `cargo` in the workspace's root. Its standard output is ours only when somebody reads it.
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -25,10 +21,11 @@ pub fn root() -> PathBuf {
 }
 
 /// Builds the four programs and the lab's tool, with cargo's own progress on standard error.
+///
+/// All members at once and not package by package: the features that cargo then chooses are those of `cargo test` on
+/// the workspace, so that both share what they build. Without xtask, which is running.
 pub fn programs() -> Result<()> {
-    let mut command = cargo(&["build", "--locked", "--bins"]);
-    command.args(PROGRAMS.iter().flat_map(|package| ["--package", package]));
-    succeed(&mut command)
+    succeed(&mut cargo(&["build", "--locked", "--workspace", "--exclude", "xtask", "--bins"]))
 }
 
 /// Whether the programs were built before, so that building them again is quick.

@@ -6,10 +6,14 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use integration_lab::{Lab, Privilege, enter_user_namespace, privilege, program_dir, signals};
-use integration_scenarios::{Plan, World, addresses::CONTROL_URL, steps};
+use integration_scenarios::{
+    Plan, World,
+    addresses::CONTROL_URL,
+    steps::{self, Step},
+};
 
 use crate::{
     build,
@@ -28,6 +32,12 @@ pub struct Demo {
     /// Print one JSON object on standard output, and everything else on standard error; implies `--once`.
     #[arg(long)]
     json: bool,
+    /// Use the programs as they were built last.
+    #[arg(long)]
+    no_build: bool,
+    /// Show only these steps (separated by commas), after those that everything stands on.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    steps: Vec<String>,
     /// Copy the logs of all programs into this folder before cleaning up.
     #[arg(long, value_name = "DIR")]
     keep_logs: Option<PathBuf>,
@@ -48,9 +58,11 @@ impl Demo {
                 ));
             }
             setup::ensure_tools(true)?;
-            let building = Instant::now();
-            build::programs()?;
-            voice.say(&format!("built in {}", report::human(building.elapsed())));
+            if !self.no_build {
+                let building = Instant::now();
+                build::programs()?;
+                voice.say(&format!("built in {}", report::human(building.elapsed())));
+            }
         }
         if privilege() == Privilege::None {
             voice.say("not root: entering a user namespace of your own. What it lacks:");
@@ -62,14 +74,25 @@ impl Demo {
         self.show(voice)
     }
 
+    fn chosen(&self) -> Result<Vec<&'static Step>> {
+        for id in &self.steps {
+            ensure!(steps::ALL.iter().any(|step| step.id == id), "there is no step `{id}`");
+        }
+        let wanted = |step: &&Step| {
+            step.foundation || self.steps.is_empty() || self.steps.iter().any(|id| id == step.id)
+        };
+        Ok(steps::ALL.iter().filter(wanted).collect())
+    }
+
     fn show(&self, voice: Voice) -> Result<ExitCode> {
         let started = Instant::now();
         voice.say("laying out postern-internet, postern-office, postern-home and the routers between them");
         let lab = Lab::named("postern")?;
         let mut world = World::lay_out(lab, Plan::default())?;
         let mut reports = Vec::new();
-        for (number, step) in steps::ALL.iter().enumerate() {
-            voice.begin(&format!("[{}/{}] {}: {} … ", number + 1, steps::ALL.len(), step.id, step.what));
+        let chosen = self.chosen()?;
+        for (number, step) in chosen.iter().enumerate() {
+            voice.begin(&format!("[{}/{}] {}: {} … ", number + 1, chosen.len(), step.id, step.what));
             let began = Instant::now();
             let outcome = (step.run)(&mut world).map_err(|error| format!("{error:#}"));
             signals::rest_when_interrupted();
@@ -86,7 +109,7 @@ impl Demo {
                 break;
             }
         }
-        let (total, ok) = (started.elapsed(), reports.len() == steps::ALL.len());
+        let (total, ok) = (started.elapsed(), reports.len() == chosen.len());
         let ok = ok && reports.iter().all(|report| report.outcome.is_ok());
         if !ok {
             voice.say(&format!("\nlast words of the programs:\n{}", world.ground.lab.last_words(15)));
