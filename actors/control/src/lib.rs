@@ -14,4 +14,8 @@ pub mod storage;
 pub mod store;
 
 #[cfg(test)]
+mod session_tests;
+#[cfg(test)]
+mod store_tests;
+#[cfg(test)]
 mod testing;

@@ -87,7 +87,7 @@ async fn no_query_of_one_account_sees_or_touches_a_row_of_another() {
             .await;
         assert!(matches!(patched, Err(StorageError::NotFound { .. })), "{kind} patched");
     }
-    assert_eq!(db.storage.everything(other).await.unwrap().objects.len(), 1, "the group everyone alone");
+    assert_eq!(db.storage.everything(other).await.unwrap().objects.len(), 2, "its own group and token alone");
     let log = db.storage.log(other, 0, 100).await.unwrap();
     assert_eq!(log.len(), 2, "the account's own first rows");
     db.storage
