@@ -36,6 +36,8 @@ use crate::pins::{Pinned, Pins};
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a refusal is repeated without asking control again.
 const DENIED_FOR: Duration = Duration::from_secs(2);
+/// How long a resource that is gone is still refused, rather than unknown.
+const DEPART_WITHIN: Duration = Duration::from_secs(5);
 /// A grant is asked for anew this long before it ends, so that use does not stop.
 const RENEW_BEFORE: Duration = Duration::from_secs(10);
 
@@ -179,6 +181,7 @@ pub struct Grants {
     device: Option<(DeviceId, String, InnerAddresses)>,
     up: bool,
     resources: BTreeMap<ResourceId, Known>,
+    departing: BTreeMap<ResourceId, ResourceAddress>,
     gateways: BTreeMap<GatewayId, Gateway>,
     relays: Vec<RelayOffer>,
     candidates: Vec<Candidate>,
@@ -210,6 +213,7 @@ impl Grants {
             device: None,
             up: false,
             resources: BTreeMap::new(),
+            departing: BTreeMap::new(),
             gateways: BTreeMap::new(),
             relays: Vec::new(),
             candidates: Vec::new(),
@@ -269,14 +273,18 @@ impl Grants {
         }
         self.device = Some((device, principal, addresses));
         self.relays.clone_from(&relays);
-        self.tell_peers(PeersCommand::Relays(relays), cx);
-        let ids: Vec<ResourceId> = resources.iter().map(|view| view.resource).collect();
-        let gone: Vec<ResourceId> = self.resources.keys().filter(|id| !ids.contains(id)).copied().collect();
-        gone.into_iter().for_each(|resource| self.forget(resource));
+        self.tell_peers(PeersCommand::Relays(without_credentials(relays)), cx);
+        let gone: Vec<ResourceId> = self
+            .resources
+            .keys()
+            .filter(|id| !resources.iter().any(|view| view.resource == **id))
+            .copied()
+            .collect();
+        gone.into_iter().for_each(|resource| self.forget(resource, cx));
         for view in resources {
             self.put(view, cx);
         }
-        self.route(RouterChange::Retain(ids), cx);
+        self.retain(cx);
         // What is in force here but not there has ended; what is in force there is confirmed.
         let ended: Vec<ResourceId> = self
             .resources
@@ -311,6 +319,9 @@ impl Grants {
 
     fn put(&mut self, view: ResourceView, cx: &Cx<Self>) {
         let resource = view.resource;
+        if self.departing.remove(&resource).is_some() {
+            self.route(RouterChange::Access { resource, access: Access::Unknown }, cx);
+        }
         match self.resources.get_mut(&resource) {
             Some(known) => {
                 if known.view.address != view.address {
@@ -349,8 +360,9 @@ impl Grants {
         let _ = self.settings.names.tell(names.collect());
         let Some((_, _, inner)) = &self.device else { return };
         let mut routes: Vec<IpNet> = mapped_ranges();
-        for known in self.resources.values() {
-            match &known.view.address {
+        let known = self.resources.values().map(|known| &known.view.address);
+        for address in known.chain(self.departing.values()) {
+            match address {
                 ResourceAddress::Cidr(net) => routes.push(net.trunc()),
                 ResourceAddress::Ip(address) => routes.push(IpNet::from(*address)),
                 ResourceAddress::Dns(_) => {}
@@ -380,14 +392,12 @@ impl Grants {
                 self.resources_changed();
             }
             ToNode::ResourceGone(resource) => {
-                self.forget(resource);
-                let ids = self.resources.keys().copied().collect();
-                self.route(RouterChange::Retain(ids), cx);
+                self.forget(resource, cx);
                 self.resources_changed();
             }
             ToNode::Relays(relays) => {
                 self.relays.clone_from(&relays);
-                self.tell_peers(PeersCommand::Relays(relays), cx);
+                self.tell_peers(PeersCommand::Relays(without_credentials(relays)), cx);
                 self.resources_changed();
             }
             ToNode::Granted(granted) => self.granted(*granted, cx),
@@ -638,12 +648,29 @@ impl Grants {
         self.route(RouterChange::Access { resource, access: Access::Denied { again } }, cx);
     }
 
-    fn forget(&mut self, resource: ResourceId) {
-        if let Some(known) = self.resources.remove(&resource) {
-            for waiting in known.waiting {
-                waiting.send(Decided::Unknown);
-            }
+    /// A resource is gone. Its connections are refused for a moment longer, while their ends come in, before its routes
+    /// go: otherwise they would hang, and their packets leave on the host's other interfaces.
+    fn forget(&mut self, resource: ResourceId, cx: &mut Cx<Self>) {
+        let Some(known) = self.resources.remove(&resource) else { return };
+        for waiting in known.waiting {
+            waiting.send(Decided::Unknown);
         }
+        self.departing.insert(resource, known.view.address);
+        let again = lasting_time() + 2 * DEPART_WITHIN;
+        self.route(RouterChange::Access { resource, access: Access::Denied { again } }, cx);
+        let sleep = cx.sleep(DEPART_WITHIN);
+        cx.spawn(sleep, move |me, (), cx| {
+            if me.departing.remove(&resource).is_some() {
+                me.retain(cx);
+                me.resources_changed();
+            }
+        });
+    }
+
+    /// Only what is known, or going, stays in the lanes' tables.
+    fn retain(&self, cx: &Cx<Self>) {
+        let ids = self.resources.keys().chain(self.departing.keys()).copied().collect();
+        self.route(RouterChange::Retain(ids), cx);
     }
 
     fn lookup(&mut self, mapped: MappedName, decided: Reply<Decided>, cx: &mut Cx<Self>) {
@@ -681,8 +708,9 @@ impl Grants {
 
     fn down(&mut self, cx: &mut Cx<Self>) {
         let resources: Vec<ResourceId> = self.resources.keys().copied().collect();
-        resources.into_iter().for_each(|resource| self.forget(resource));
-        self.route(RouterChange::Retain(Vec::new()), cx);
+        resources.into_iter().for_each(|resource| self.forget(resource, cx));
+        self.departing.clear();
+        self.retain(cx);
         for gateway in std::mem::take(&mut self.gateways).into_values() {
             self.tell_peers(PeersCommand::Disconnect { slot: gateway.slot }, cx);
         }
@@ -725,6 +753,11 @@ impl Grants {
     }
 }
 
+/// A device with UDP sends plainly to a gateway's relayed address: it asks relays how they see it, and allocates nothing.
+fn without_credentials(relays: Vec<RelayOffer>) -> Vec<RelayOffer> {
+    relays.into_iter().map(|relay| RelayOffer { credential: None, ..relay }).collect()
+}
+
 /// Stand-ins of names: routed into the tunnel whether or not one is in use.
 fn mapped_ranges() -> Vec<IpNet> {
     ["100.96.0.0/11", "fd70:6f73:7402::/64"].into_iter().filter_map(|net| net.parse().ok()).collect()
@@ -745,6 +778,14 @@ impl Actor for Grants {
     fn told(&mut self, command: GrantsCommand, cx: &mut Cx<Self>) {
         match command {
             GrantsCommand::Session(event) => self.session(event, cx),
+            GrantsCommand::Peers(PeersFact::Began) => {
+                if self.device.is_some() {
+                    self.tell_peers(PeersCommand::Relays(without_credentials(self.relays.clone())), cx);
+                }
+                for config in self.gateways.keys().filter_map(|gateway| self.peer_config(*gateway)) {
+                    self.tell_peers(PeersCommand::Connect(Box::new(config)), cx);
+                }
+            }
             GrantsCommand::Peers(PeersFact::Candidates(candidates)) => {
                 self.candidates.clone_from(&candidates);
                 self.say(FromNode::Candidates(candidates), cx);
