@@ -48,6 +48,10 @@ pub fn control_outage(world: &mut World) -> Result<Figures> {
     world.start_control()?;
     let served = killed.elapsed();
 
+    wait::until_true("all nodes are back", BACK, || world.all_online())?;
+    world.client()?.wait_control("connected", BACK)?;
+    let back = killed.elapsed();
+
     let limit = total + Duration::from_secs(10);
     echoes.wait(limit)?;
     let report: Value = serde_json::from_str(&echoes.stdout())?;
@@ -55,10 +59,6 @@ pub fn control_outage(world: &mut World) -> Result<Figures> {
     ensure!(download.wait(limit)? == 0, "the download ended: {}", download.stderr());
     let expected = 500_000 * seconds;
     ensure!(download.stdout().trim() == expected.to_string(), "a download of {} bytes", download.stdout());
-
-    wait::until_true("all nodes are back", BACK, || world.all_online())?;
-    world.client()?.wait_control("connected", BACK)?;
-    let back = killed.elapsed();
     Ok(figures([
         ("echoes", report["sent"].clone()),
         ("missing", report["missing"].clone()),

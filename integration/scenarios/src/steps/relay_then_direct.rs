@@ -1,9 +1,6 @@
 //! First over the relay, then direct.
 
-use std::{
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use integration_lab::{Meter, wait};
@@ -12,7 +9,7 @@ use serde_json::Value;
 use super::{Figures, fetched, figures, ms, none_missing};
 use crate::{
     World,
-    addresses::{RELAY, RELAY6, WEB, WEB_NAME},
+    addresses::{HOME_OUTSIDE, OFFICE_OUTSIDE, RELAY, RELAY6, WEB, WEB_NAME},
 };
 
 /// How long the relay's counter must stand still while traffic flows.
@@ -21,54 +18,67 @@ const STILL: Duration = Duration::from_secs(3);
 const MOVE: Duration = Duration::from_secs(30);
 
 /// Both by name and by network; direct is proven by the relay's packet counter standing still under traffic.
+///
+/// In a lab the direct path is proven within milliseconds. So that the relay can be seen at work, the routers hold back
+/// what the sites send each other until the first page has come and the relay's round trip is known.
 pub fn relay_then_direct(world: &mut World) -> Result<Figures> {
     let client = world.client()?;
     let relayed = relay_meter(world)?;
-    let watched = Mutex::new(Vec::new());
-    let done = Mutex::new(false);
-    let started = Instant::now();
+    hold_back(world, true)?;
+    let over_the_relay = first_byte(world, &relayed);
+    hold_back(world, false)?;
+    let free = Instant::now();
+    let (first_byte, relayed_rtt) = over_the_relay?;
 
-    let (first, moved) = std::thread::scope(|scope| -> Result<_> {
-        scope.spawn(|| {
-            while !*lock(&done) {
-                if let Ok(resource) = client.resource("wiki") {
-                    lock(&watched).push((started.elapsed(), resource));
-                }
-            }
-        });
-        let outcome = (|| {
-            let page = format!("http://{WEB_NAME}/");
-            let first = world.curl(&["-w", "%{time_starttransfer}", "-o", "/dev/null", &page])?;
-            fetched(&first)?;
-            let over_the_relay = relayed.read()?;
-            ensure!(over_the_relay.packets > 0, "the first byte came, and no packet passed the relay");
-            client.wait_resource("wiki", "path", "direct", MOVE)?;
-            Ok((first, started.elapsed()))
-        })();
-        *lock(&done) = true;
-        outcome
-    })?;
-    let seen = watched.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let rtt_on = |path: &str| {
-        let on_path = seen.iter().filter(|(_, resource)| resource["path"] == path);
-        on_path.filter_map(|(_, resource)| resource["rtt_ms"].as_f64()).next_back()
-    };
-    let relay_rtt = rtt_on("relayed");
-    let moved_at =
-        seen.iter().find(|(_, resource)| resource["path"] == "direct").map_or(moved, |(at, _)| *at);
-
-    let lan = world.curl(&["-o", "/dev/null", &format!("http://{WEB}/")])?;
-    fetched(&lan)?;
+    client.wait_resource("wiki", "path", "direct", MOVE)?;
+    let moved = free.elapsed();
+    fetched(&world.curl(&["-o", "/dev/null", &format!("http://{WEB}/")])?)?;
     let still = stands_still(world, &relayed)?;
     let resource = client.resource("wiki")?;
     let direct_rtt = resource["rtt_ms"].as_f64().context("a direct path without a round trip")?;
     Ok(figures([
-        ("first_byte_ms", Value::from(first.stdout.trim().parse::<f64>().unwrap_or(f64::NAN) * 1000.0)),
-        ("relayed_rtt_ms", relay_rtt.map_or(Value::Null, Value::from)),
+        ("first_byte_ms", first_byte),
+        ("relayed_rtt_ms", Value::from(relayed_rtt)),
         ("direct_rtt_ms", Value::from(direct_rtt)),
-        ("moved_after_ms", ms(moved_at)),
+        ("moved_after_ms", ms(moved)),
         ("relay_still_ms", ms(still)),
     ]))
+}
+
+/// The first page, over the relay: how long its first byte took, and the round trip that status says.
+fn first_byte(world: &World, relayed: &Meter) -> Result<(Value, f64)> {
+    let client = world.client()?;
+    let first =
+        world.curl(&["-w", "%{time_starttransfer}", "-o", "/dev/null", &format!("http://{WEB_NAME}/")])?;
+    fetched(&first)?;
+    ensure!(relayed.read()?.packets > 0, "the first byte came, and no packet passed the relay");
+    let (rtt, _) = wait::until("status says relayed, and the round trip", Duration::from_secs(5), || {
+        let resource = client.resource("wiki")?;
+        ensure!(resource["path"] == "relayed", "{resource}");
+        Ok(resource["rtt_ms"].as_f64())
+    })?;
+    let seconds: f64 = first.stdout.trim().parse()?;
+    Ok((ms(Duration::from_secs_f64(seconds)), rtt))
+}
+
+/// Has both routers drop, or pass again, what the two sites send each other directly.
+fn hold_back(world: &World, on: bool) -> Result<()> {
+    for router in [&world.ground.office_nat, &world.ground.home_nat] {
+        let rules = if on {
+            format!(
+                "  ip daddr {{ {OFFICE_OUTSIDE}, {HOME_OUTSIDE} }} drop\n  \
+                 ip6 saddr 2001:db8:7::/64 ip6 daddr 2001:db8:1::/64 drop\n  \
+                 ip6 saddr 2001:db8:1::/64 ip6 daddr 2001:db8:7::/64 drop\n"
+            )
+        } else {
+            String::new()
+        };
+        router.host().nft(&format!(
+            "table inet lab_hold\ndelete table inet lab_hold\ntable inet lab_hold {{\n chain forward {{\n  \
+             type filter hook forward priority filter - 3\n{rules} }}\n}}\n"
+        ))?;
+    }
+    Ok(())
 }
 
 /// Counts what the relay relays, where it enters or leaves the internet's switch: everything at its relayed addresses.
@@ -99,8 +109,4 @@ pub fn stands_still(world: &World, relayed: &Meter) -> Result<Duration> {
     };
     let (still, _) = wait::until("the relay's counter stands still under traffic", MOVE, rounds)?;
     Ok(still)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
