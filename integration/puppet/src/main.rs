@@ -34,12 +34,15 @@ struct Flags {
     /// A resource, NAME=CIDR or NAME=dns:NAME; repeatable
     #[arg(long = "resource")]
     resources: Vec<String>,
-    /// A relay that joins by itself cannot be flooded with wrong credentials: this one is offered as it is
+    /// A relay that is not under control, offered as it is
     #[arg(long)]
     relay: Option<SocketAddr>,
     /// Its credentials, NAME:PASSWORD
     #[arg(long, requires = "relay")]
     relay_user: Option<String>,
+    /// Replaces the gateway's WireGuard key in every answer
+    #[arg(long)]
+    swap_keys: bool,
     /// Seconds that a grant is good for
     #[arg(long, default_value_t = 3600)]
     grant_seconds: u64,
@@ -65,6 +68,7 @@ async fn main() -> anyhow::Result<()> {
         .with_single_cert(vec![der], key)?;
 
     let plane = Plane::new(resources, std::time::Duration::from_secs(flags.grant_seconds));
+    plane.swap_keys(flags.swap_keys);
     if let Some(address) = flags.relay {
         plane.offer_relay(address, flags.relay_user.as_deref());
     }

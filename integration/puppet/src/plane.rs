@@ -71,6 +71,11 @@ impl Plane {
         })
     }
 
+    /// Replaces the gateway's key in answers from now on, or no longer.
+    pub fn swap_keys(&self, swap: bool) {
+        self.swap.set(swap);
+    }
+
     /// Offers a relay that is not under control.
     pub fn offer_relay(&self, address: SocketAddr, user: Option<&str>) {
         let credential = user.and_then(|user| user.split_once(':')).map(|(name, password)| RelayCredential {
@@ -263,7 +268,7 @@ impl Plane {
                 }
                 _ => say(serde_json::json!({ "event": "error", "why": "flood RATE SECONDS" })),
             },
-            ["swap-keys", state] => self.swap.set(state == "on"),
+            ["swap-keys", state] => self.swap_keys(state == "on"),
             ["revoke"] => {
                 let ended = self.grants.take();
                 for (grant, granting) in ended {
