@@ -9,106 +9,40 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 use protocol_identity::Token;
-use serde_json::{Value, json};
 
 use crate::cli::Place;
 use crate::config::{Config, DnsMode};
-use crate::fail::{Exit, Failure};
 use crate::http;
 use crate::state::{SignIn, State};
+use services_chassis::check::{Check, Level, report};
+use services_chassis::{Exit, Failure};
 
 /// Certificates, grants and tokens bear small differences.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(120);
 /// How long control may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// As it should be.
-    Ok,
-    /// Works, but not as it could.
-    Warn,
-    /// The daemon cannot work.
-    Fail,
-}
-
-impl Level {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Fail => "FAIL",
-        }
-    }
-}
-
-/// One thing that was tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    id: &'static str,
-    level: Level,
-    message: String,
-    fix: Option<String>,
-}
-
-impl Check {
-    fn new(id: &'static str, level: Level, message: impl Into<String>) -> Self {
-        Self { id, level, message: message.into(), fix: None }
-    }
-
-    fn ok(id: &'static str, message: impl Into<String>) -> Self {
-        Self::new(id, Level::Ok, message)
-    }
-
-    fn fail(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { fix: Some(fix.into()), ..Self::new(id, Level::Fail, message) }
-    }
-
-    fn warn(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { fix: Some(fix.into()), ..Self::new(id, Level::Warn, message) }
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "id": self.id, "ok": self.level != Level::Fail, "level": self.level.name().to_lowercase(),
-            "message": self.message, "fix": self.fix,
-        })
-    }
-}
-
 /// Tries everything, prints what was found, and fails when something is missing.
 pub async fn run(config: &Config, place: &Place, as_json: bool) -> Result<(), Failure> {
     let running = std::os::unix::net::UnixStream::connect(place.socket()).is_ok();
-    let mut checks = vec![tun(config, running)];
-    checks.extend(config.listen.iter().map(|address| port(*address, running)));
-    checks.push(dns(config));
-    checks.extend(sign_in(config).await);
-    print(&checks, as_json);
-    verdict(&checks)
+    let mut here = vec![tun(config, running)];
+    here.extend(config.listen.iter().map(|address| port(*address, running)));
+    here.push(dns(config));
+    let (token, sign_in) = sign_in(config);
+    here.push(token);
+    let there = match &sign_in {
+        Some(sign_in) => control(sign_in).await,
+        None => Vec::new(),
+    };
+    let all = [here.as_slice(), there.as_slice()].concat();
+    report(&all, as_json).map_err(|failure| match fails(&here) {
+        true => failure,
+        false => Failure { exit: Exit::Unreachable, ..failure },
+    })
 }
 
-fn print(checks: &[Check], as_json: bool) {
-    if as_json {
-        let ok = checks.iter().all(|check| check.level != Level::Fail);
-        let checks = checks.iter().map(Check::json).collect::<Vec<_>>();
-        return println!("{}", json!({"schema": 1, "ok": ok, "checks": checks}));
-    }
-    for check in checks {
-        println!("{:<4}  {:<8}  {}", check.level.name(), check.id, check.message);
-        if let Some(fix) = &check.fix {
-            println!("                fix: {fix}");
-        }
-    }
-}
-
-fn verdict(checks: &[Check]) -> Result<(), Failure> {
-    let failed = checks.iter().filter(|check| check.level == Level::Fail).collect::<Vec<_>>();
-    match failed.as_slice() {
-        [] => Ok(()),
-        [only] if only.id == CONTROL => Err(Failure::new(Exit::Unreachable, "control cannot be used")),
-        [..] => Err(Failure::failed(format!("{} of {} checks failed", failed.len(), checks.len()))),
-    }
+fn fails(checks: &[Check]) -> bool {
+    checks.iter().any(|check| check.level() == Level::Fail)
 }
 
 const CONTROL: &str = "control";
@@ -193,36 +127,26 @@ fn dns(config: &Config) -> Check {
     }
 }
 
-async fn sign_in(config: &Config) -> Vec<Check> {
+fn sign_in(config: &Config) -> (Check, Option<SignIn>) {
     let id = "token";
-    let known = State::open(&config.state_dir).and_then(|state| {
+    let known = State::open(&config.settings.state_dir).and_then(|state| {
         state.identity()?;
         state.sign_in(config)
     });
     match known {
-        Err(failure) => {
-            let fix = failure.fix.unwrap_or_else(|| "run as root".into());
-            vec![Check::fail(id, failure.what, fix)]
+        Err(failure) => (Check::from(id, "", Err(failure)), None),
+        Ok(None) => {
+            let fix = "run `postern login --control-url https://HOST:8443 --control-pin sha256:… --token-file FILE`; \
+                       `postern admin service-account create` prints it";
+            (Check::fail(id, "this device is not signed in", fix), None)
         }
-        Ok(None) => vec![Check::fail(
-            id,
-            "this device is not signed in",
-            "run `postern login --control-url https://HOST:8443 --control-pin sha256:… --token-file FILE`; `postern admin service-account create` prints it",
-        )],
-        Ok(Some(sign_in)) => {
-            let mut checks = vec![Check::ok(id, format!("a token is there: {:?}", sign_in.token))];
-            checks.extend(control(&sign_in).await);
-            checks
-        }
+        Ok(Some(sign_in)) => (Check::ok(id, format!("a token is there: {:?}", sign_in.token)), Some(sign_in)),
     }
 }
 
 async fn control(sign_in: &SignIn) -> Vec<Check> {
     match healthz(sign_in).await {
-        Err(failure) => {
-            let fix = failure.fix.unwrap_or_else(|| "is `postern-control serve` running there?".into());
-            vec![Check::fail(CONTROL, failure.what, fix)]
-        }
+        Err(failure) => vec![Check::from(CONTROL, "", Err(failure))],
         Ok(date) => {
             let there = date.as_deref().and_then(|date| DateTimeParser::new().parse_timestamp(date).ok());
             vec![Check::ok(CONTROL, format!("{} answers", sign_in.url)), clock(there, SystemTime::now())]
@@ -268,26 +192,13 @@ fn clock(there: Option<Timestamp>, here: SystemTime) -> Check {
 mod tests {
     use super::*;
 
-    fn fail(id: &'static str) -> Check {
-        Check::fail(id, "", "")
-    }
-
-    #[test]
-    fn only_a_missing_control_has_its_own_exit_code() {
-        let fine = Check::ok("tun", "");
-
-        assert!(verdict(std::slice::from_ref(&fine)).is_ok());
-        assert_eq!(verdict(&[fine.clone(), fail(CONTROL)]).unwrap_err().exit, Exit::Unreachable);
-        assert_eq!(verdict(&[fail("tun"), fail(CONTROL)]).unwrap_err().exit, Exit::Failed);
-    }
-
     #[test]
     fn a_clock_that_is_off_by_minutes_is_seen() {
         let there = Timestamp::from_second(1_000_000).unwrap();
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
 
-        assert_eq!(clock(Some(there), at(1_000_030)).level, Level::Ok);
-        assert_eq!(clock(Some(there), at(1_000_600)).level, Level::Warn);
+        assert_eq!(clock(Some(there), at(1_000_030)).level(), Level::Ok);
+        assert_eq!(clock(Some(there), at(1_000_600)).level(), Level::Warn);
     }
 
     #[test]
@@ -297,7 +208,6 @@ mod tests {
 
         let check = port(address, false);
 
-        assert_eq!(check.level, Level::Fail);
-        assert!(check.fix.unwrap().contains("--listen"));
+        assert_eq!(check.level(), Level::Fail);
     }
 }

@@ -31,10 +31,11 @@ pub struct Cli {
 
 /// Where the daemon's socket is.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "The daemon's socket")]
 pub struct Place {
-    /// Directory of the daemon's socket
-    #[arg(long, global = true, env = "POSTERN_RUN_DIR", default_value = "/run/postern", value_name = "DIR")]
-    pub run_dir: PathBuf,
+    /// Directory of the daemon's socket; default /run/postern
+    #[arg(long, global = true, env = "POSTERN_RUN_DIR", value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
     /// The daemon's socket, when it is not <run-dir>/postern.sock
     #[arg(long, global = true, env = "POSTERN_SOCKET", value_name = "FILE")]
     pub socket: Option<PathBuf>,
@@ -43,13 +44,21 @@ pub struct Place {
 impl Place {
     /// The daemon's socket.
     pub fn socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| self.run_dir.join("postern.sock"))
+        self.socket.clone().unwrap_or_else(|| self.run_dir().join("postern.sock"))
+    }
+
+    /// The directory of what lasts as long as the daemon.
+    pub fn run_dir(&self) -> PathBuf {
+        let by_systemd = || std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
+        self.run_dir.clone().or_else(by_systemd).unwrap_or_else(|| "/run/postern".into())
     }
 }
 
 /// What `postern` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run in the foreground: hold the tunnel, keep the session with control (as root)
+    Daemon(Box<Flags>),
     /// Connect, and wait until the resources are known
     Up {
         /// How long to wait; after that it goes on trying, and the exit code is 69
@@ -94,6 +103,18 @@ pub enum Command {
         #[command(flatten)]
         flags: Box<Flags>,
     },
+    /// Print the table of the daemon's actors
+    Tree {},
+    /// List the daemon's living actors
+    Actors {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Disturb an actor of the daemon
+    #[cfg(feature = "chaos")]
+    #[command(subcommand)]
+    Chaos(services_chassis::local::Chaos),
     /// Administer an account: sites, resources, groups, policies, tokens
     Admin(Box<Admin>),
 }

@@ -10,11 +10,10 @@ use serde_json::{Value, json};
 
 use crate::admin;
 use crate::cli::Login;
-use crate::config::control_url;
-use crate::fail::{Exit, Failure};
-use crate::local::ask;
-use crate::secret_file;
+use crate::config::{PROGRAM, control_url};
 use crate::status::{self, ControlState, Pen, SCHEMA, Status};
+use services_chassis::secret_file;
+use services_chassis::{Exit, Failure, local};
 
 /// The daemon answers what it knows at once.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -23,6 +22,10 @@ const DECISION: Duration = Duration::from_secs(20);
 /// How often a state is looked at while it is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const REDRAW_EVERY: Duration = Duration::from_secs(1);
+
+fn ask(socket: &Path, request: &Value, patience: Duration) -> Result<Value, Failure> {
+    local::ask(PROGRAM, socket, request, patience)
+}
 
 fn pen() -> Pen {
     let colours = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

@@ -8,7 +8,7 @@ use actors_access::Trust;
 use protocol_identity::Token;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
-use crate::fail::{Exit, Failure, chain};
+use services_chassis::{Exit, Failure, chain};
 
 /// A client that trusts exactly this, and sends the token (if any) with every request. Proxies of the environment are
 /// not used: the sessions of nodes do not use them either.

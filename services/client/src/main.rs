@@ -5,52 +5,35 @@ mod check;
 mod cli;
 mod commands;
 mod config;
-mod fail;
+mod daemon;
+mod desk;
 mod http;
-mod local;
-mod secret_file;
+mod names;
 mod state;
 mod status;
 #[cfg(test)]
 mod testing;
+mod tree;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser as _;
-use clap::error::ErrorKind;
+use services_chassis::{Failure, local};
 
 use crate::cli::{Cli, Command};
-use crate::config::Config;
-use crate::fail::{Exit, Failure};
+use crate::config::{Config, PROGRAM};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Standard output may be closed; there is nobody else to tell.
-            drop(error.print());
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ => Exit::Usage.into(),
-            };
-        }
-    };
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            failure.exit.into()
-        }
-    }
+    services_chassis::main(run)
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
     let socket = cli.place.socket();
     match cli.command {
+        Command::Daemon(flags) => daemon::run(Config::load(*flags)?),
         Command::Up { timeout } => commands::up(&socket, Duration::from_secs(timeout)),
         Command::Down {} => commands::down(&socket),
         Command::Status { json, watch } => commands::status(&socket, json, watch),
@@ -61,6 +44,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Check { json, flags } => {
             runtime()?.block_on(check::run(&Config::load(*flags)?, &cli.place, json))
         }
+        Command::Tree {} => {
+            print!("{}", daemon::table().render());
+            Ok(())
+        }
+        Command::Actors { json } => local::actors(PROGRAM, &socket, json),
+        #[cfg(feature = "chaos")]
+        Command::Chaos(chaos) => local::chaos(PROGRAM, &socket, &chaos),
         Command::Admin(admin) => runtime()?.block_on(admin::run(*admin)),
     }
 }

@@ -5,12 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use actors_access::{ControlUrl, Trust};
-use protocol_identity::{CertificatePin, IdentityKey, Secret32, Token, TokenKind};
+use protocol_identity::{CertificatePin, IdentityKey, Token, TokenKind};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, control_url};
-use crate::fail::{Failure, chain};
-use crate::secret_file;
+use services_chassis::{Failure, identity_file, secret_file};
 
 /// The state directory.
 #[derive(Debug, Clone)]
@@ -81,23 +80,12 @@ impl State {
 
     /// The identity of this installation; made at the first call, the same ever after.
     pub fn identity(&self) -> Result<IdentityKey, Failure> {
-        let path = self.file(IDENTITY);
-        let damaged = || {
-            Failure::failed(format!("the identity key {} is damaged", path.display()))
-                .fix("restore it, or remove it: this device then joins as a new one")
-        };
-        if let Some(text) = self.read(IDENTITY)? {
-            if secret_file::is_exposed(&path) {
-                return Err(Failure::failed(format!("others may read the identity key {}", path.display()))
-                    .fix(format!("chmod 600 {}", path.display())));
-            }
-            let seed = hex_seed(text.trim()).ok_or_else(damaged)?;
-            return IdentityKey::from_seed(*seed.expose()).map_err(|_| damaged());
-        }
-        let key = IdentityKey::generate().map_err(|error| Failure::failed(chain(&error)))?;
-        let seed = key.seed().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        self.write(IDENTITY, &format!("{seed}\n"))?;
-        Ok(key)
+        identity_file::identity(&self.directory)
+    }
+
+    /// Where the identities of gateways are pinned.
+    pub fn pins(&self) -> PathBuf {
+        self.file(PINS)
     }
 
     /// Keeps a sign-in. What is not given stays as it was.
@@ -159,16 +147,8 @@ impl State {
     }
 
     fn token(&self, config: &Config) -> Result<Option<Token>, Failure> {
-        if let Some(path) = &config.token_file {
-            return secret_file::read_token(path, TokenKind::ServiceAccount).map(Some);
-        }
-        if let Ok(text) = std::env::var("POSTERN_TOKEN") {
-            return secret_file::parse_token(&text, TokenKind::ServiceAccount, "POSTERN_TOKEN").map(Some);
-        }
-        let credential =
-            std::env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join("postern-token"));
-        if let Some(path) = credential.filter(|path| path.exists()) {
-            return secret_file::read_token(&path, TokenKind::ServiceAccount).map(Some);
+        if let Some(token) = config.node.token(TokenKind::ServiceAccount)? {
+            return Ok(Some(token));
         }
         let stored = self.file(TOKEN);
         if stored.exists() {
@@ -189,62 +169,32 @@ impl State {
     }
 }
 
-const IDENTITY: &str = "identity.key";
 const TOKEN: &str = "token";
 const LOGIN: &str = "login.toml";
 const CA: &str = "control-ca.pem";
 const DOWN: &str = "down";
-
-fn hex_seed(text: &str) -> Option<Secret32> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut seed = [0u8; 32];
-    for (byte, pair) in seed.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(Secret32::new(seed))
-}
+const PINS: &str = "gateways.pins";
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
+    use services_chassis::CommonFlags;
+
     use crate::config::Flags;
 
     fn state() -> (tempfile::TempDir, State, Config) {
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(&dir.path().join("state")).unwrap();
-        let config = Config::load(Flags { config: Some("/dev/null".into()), ..Flags::default() }).unwrap();
+        let config = Config::load(Flags {
+            common: CommonFlags { config: Some("/dev/null".into()), ..CommonFlags::default() },
+            ..Flags::default()
+        })
+        .unwrap();
         (dir, state, config)
     }
 
     fn token() -> Token {
         Token::generate(TokenKind::ServiceAccount).unwrap()
-    }
-
-    #[test]
-    fn the_identity_is_made_once_and_only_its_owner_may_read_it() {
-        let (_dir, state, _) = state();
-
-        let first = state.identity().unwrap().public();
-        let second = state.identity().unwrap().public();
-
-        assert_eq!(first, second);
-        let mode = fs::metadata(state.file(IDENTITY)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn an_identity_that_others_may_read_is_refused() {
-        let (_dir, state, _) = state();
-        state.identity().unwrap();
-        fs::set_permissions(state.file(IDENTITY), fs::Permissions::from_mode(0o644)).unwrap();
-
-        let failure = state.identity().err().unwrap();
-
-        assert!(failure.fix.unwrap().contains("chmod 600"));
     }
 
     #[test]

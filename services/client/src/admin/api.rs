@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::profile::Target;
-use crate::fail::{Exit, Failure};
 use crate::http;
+use services_chassis::{Exit, Failure};
 
 /// The largest answer that is read; a page of 200 items is far below it.
 const LARGEST_ANSWER: usize = 16 * 1024 * 1024;

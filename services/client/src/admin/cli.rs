@@ -13,6 +13,7 @@ use super::duration;
 
 /// Where the API is and how to sign in; what is missing comes from the profile.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Connection")]
 pub struct Connection {
     /// Address of control, https://HOST:PORT
     #[arg(long, global = true, env = "POSTERN_CONTROL_URL", value_name = "URL")]

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::object;
 use super::cli;
-use crate::fail::Failure;
+use services_chassis::Failure;
 
 /// One kind of thing.
 #[derive(Debug, Clone, Copy)]

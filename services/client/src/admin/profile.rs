@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cli::Connection;
 use crate::config::control_url;
-use crate::fail::Failure;
-use crate::secret_file;
+use services_chassis::Failure;
+use services_chassis::secret_file;
 
 const TOKEN_VARIABLE: &str = "POSTERN_ADMIN_TOKEN";
 

@@ -16,7 +16,7 @@ use super::kinds::{self, Change, Create, Kind};
 use super::output::{self, SCHEMA};
 use super::profile;
 use super::token_out::Place;
-use crate::fail::{Exit, Failure};
+use services_chassis::{Exit, Failure};
 
 /// Runs one command.
 pub async fn run(admin: Admin) -> Result<(), Failure> {

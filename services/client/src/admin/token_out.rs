@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::output::SCHEMA;
-use crate::fail::Failure;
-use crate::secret_file;
+use services_chassis::Failure;
+use services_chassis::secret_file;
 
 /// The file that a token will go to, made before the token is: a token that nobody can keep is not made.
 pub struct Place<'a> {
