@@ -15,6 +15,7 @@ use protocol_stun::{Family, Kind, Route, channel_header, kind_at_relay};
 use crate::counters::Direction;
 use crate::gather::Gather;
 use crate::lane::RelayLane;
+use crate::listener::count_overflow;
 use crate::pool::Run;
 use crate::ports::Relayed;
 use crate::socket::{Arrived, Envelope, RelaySocket, source};
@@ -108,6 +109,7 @@ impl Allocation {
         if received.is_err() {
             cx.count_drop("udp_receive_failed", 1);
         }
+        count_overflow(socket, &lane, cx);
     }
 
     /// Sends what came from a peer on to the client.

@@ -47,6 +47,7 @@ impl Listener {
             tracing::debug!(%error, "receive failed");
             cx.count_drop("udp_receive_failed", 1);
         }
+        count_overflow(&socket, &lane, cx);
     }
 
     /// Passes data on in as few pieces as it came in, and answers the rest.
@@ -285,6 +286,14 @@ impl Listener {
             }
         };
         table.keys().filter(here).copied().collect()
+    }
+}
+
+/// Counts what the kernel dropped before `socket`.
+pub(crate) fn count_overflow<A: Actor>(socket: &RelaySocket, lane: &RelayLane, cx: &Cx<A>) {
+    let overflowed = socket.overflowed(lane.since(cx.now()));
+    if overflowed > 0 {
+        cx.count_drop("udp_receive_full", overflowed);
     }
 }
 

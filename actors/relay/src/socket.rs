@@ -7,9 +7,11 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use futures_util::Stream;
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
@@ -28,6 +30,11 @@ const GRO_BUFFER: usize = 1 << 16;
 pub(crate) const MAX_SEGMENTS: usize = 64;
 /// The longest payload of one send: 65,535 less the IPv4 and UDP headers.
 pub(crate) const MAX_PAYLOAD: usize = 65_507;
+
+/// `SK_MEMINFO_DROPS` of `linux/sock_diag.h`.
+const MEMINFO_DROPS: usize = 8;
+/// A system call a second for each busy socket.
+const OVERFLOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The memory that a lane's sockets are read into.
 pub(crate) struct Scratch(Box<[u8]>);
@@ -65,6 +72,8 @@ pub struct RelaySocket {
     segments: Cell<usize>,
     reader: RefCell<Option<Waker>>,
     closed: Cell<bool>,
+    /// What the kernel had dropped when it was last asked, and when that was.
+    overflow: Cell<(u32, Duration)>,
 }
 
 impl RelaySocket {
@@ -88,14 +97,8 @@ impl RelaySocket {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let local = socket.local_addr()?;
         let segments = Cell::new(state.max_gso_segments().clamp(1, MAX_SEGMENTS));
-        Ok(Rc::new(Self {
-            socket,
-            state,
-            local,
-            segments,
-            reader: RefCell::default(),
-            closed: Cell::new(false),
-        }))
+        let (reader, closed, overflow) = (RefCell::default(), Cell::new(false), Cell::default());
+        Ok(Rc::new(Self { socket, state, local, segments, reader, closed, overflow }))
     }
 
     /// The address that it is bound to.
@@ -106,6 +109,17 @@ impl RelaySocket {
     /// Bytes of receive buffer that the kernel gave (it doubles what it is asked for).
     pub fn receive_buffer(&self) -> usize {
         SockRef::from(&self.socket).recv_buffer_size().unwrap_or(0)
+    }
+
+    /// Datagrams that the kernel dropped, because the buffer was full, since this was last asked; at most once a second.
+    pub(crate) fn overflowed(&self, now: Duration) -> u64 {
+        let (before, asked) = self.overflow.get();
+        if now < asked + OVERFLOW_INTERVAL {
+            return 0;
+        }
+        let dropped = dropped_by_kernel(&self.socket).unwrap_or(before);
+        self.overflow.set((dropped, now));
+        u64::from(dropped.wrapping_sub(before))
     }
 
     /// Ends the stream of [`Self::readable`]; the descriptor goes with the last owner.
@@ -214,6 +228,25 @@ impl RelaySocket {
             }
         }
     }
+}
+
+/// Datagrams that the kernel ever dropped before this socket.
+#[allow(unsafe_code)]
+fn dropped_by_kernel(socket: &UdpSocket) -> Option<u32> {
+    let mut info = [0u32; MEMINFO_DROPS + 1];
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).ok()?;
+    // SAFETY: the descriptor is open while `socket` is borrowed; the kernel writes at most `length` bytes into `info`, which
+    // is that long, and every bit pattern is a u32.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0).then(|| info.get(MEMINFO_DROPS).copied()).flatten()
 }
 
 /// See [`RelaySocket::readable`].

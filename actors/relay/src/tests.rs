@@ -566,3 +566,19 @@ fn a_kept_port_is_for_its_user_once_and_for_half_a_minute() {
     assert_eq!(kept.take(8, &user("a"), 30 * SECOND).err(), Some(508));
     assert_eq!(kept.next(), None);
 }
+
+#[test]
+fn what_the_kernel_drops_before_a_full_buffer_is_counted() {
+    let universe = Universe::new(&rows());
+    let socket =
+        universe.block_on(async { RelaySocket::open("127.0.0.1:0".parse().unwrap(), 4096) }).unwrap();
+    let sender = udp("127.0.0.1:0".parse().unwrap());
+
+    for _ in 0..100 {
+        sender.send_to(&[0; 1000], socket.local()).unwrap();
+    }
+
+    assert_eq!(socket.overflowed(Duration::from_millis(999)), 0, "asked too soon");
+    assert!((50..100).contains(&socket.overflowed(SECOND)));
+    assert_eq!(socket.overflowed(2 * SECOND), 0);
+}

@@ -158,6 +158,23 @@ pub struct Config {
     pub drain: Duration,
 }
 
+/// Where the running relay's local socket is: all that `actors` has to know.
+///
+/// # Errors
+/// When the file cannot be read or a value is crooked.
+pub fn place(cli: &Cli) -> Result<Settings, Failure> {
+    let file = cli.common.file(PROGRAM)?.take()?;
+    common_settings(cli.common.clone().or(file))
+}
+
+fn common_settings(mut common: CommonFlags) -> Result<Settings, Failure> {
+    common.metrics_listen.get_or_insert_with(|| METRICS.into());
+    if common.run_dir.is_none() {
+        common.run_dir = own_run_dir();
+    }
+    common.resolve(PROGRAM)
+}
+
 impl Config {
     /// Reads the files and puts everything together.
     ///
@@ -170,12 +187,8 @@ impl Config {
         Self::resolve(cli.common.clone().or(common), cli.node.clone().or(node), cli.relay.clone().or(relay))
     }
 
-    fn resolve(mut common: CommonFlags, node: NodeFlags, relay: RelayFlags) -> Result<Self, Failure> {
-        common.metrics_listen.get_or_insert_with(|| METRICS.into());
-        if common.run_dir.is_none() {
-            common.run_dir = own_run_dir();
-        }
-        let settings = common.resolve(PROGRAM)?;
+    fn resolve(common: CommonFlags, node: NodeFlags, relay: RelayFlags) -> Result<Self, Failure> {
+        let settings = common_settings(common)?;
         let standalone = relay.standalone.unwrap_or(false);
         let control = match (&node.control_url, standalone) {
             (Some(_), true) => {

@@ -19,7 +19,7 @@ use actors_runtime::Tree;
 use services_chassis::local;
 
 use cli::{Cli, Command};
-use config::{Config, PROGRAM};
+use config::{Config, PROGRAM, place};
 use services_chassis::Failure;
 
 fn main() -> ExitCode {
@@ -27,18 +27,15 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let command = cli.command.clone().unwrap_or(Command::Serve);
-    if command == Command::Tree {
-        print!("{}", Tree::new(tree::TREE).render());
-        return Ok(());
-    }
-    let config = Config::load(&cli)?;
-    match command {
-        Command::Serve => serve::run(config),
-        Command::Check { json } => check::run(&config, json),
-        Command::Tree => Ok(()),
-        Command::Actors { json } => local::actors(PROGRAM, &config.settings.socket(PROGRAM), json),
+    match cli.command.clone().unwrap_or(Command::Serve) {
+        Command::Serve => serve::run(Config::load(&cli)?),
+        Command::Check { json } => check::run(&Config::load(&cli)?, json),
+        Command::Tree => {
+            print!("{}", Tree::new(tree::TREE).render());
+            Ok(())
+        }
+        Command::Actors { json } => local::actors(PROGRAM, &place(&cli)?.socket(PROGRAM), json),
         #[cfg(feature = "chaos")]
-        Command::Chaos(chaos) => local::chaos(PROGRAM, &config.settings.socket(PROGRAM), &chaos.into()),
+        Command::Chaos(chaos) => local::chaos(PROGRAM, &place(&cli)?.socket(PROGRAM), &chaos.into()),
     }
 }

@@ -1,0 +1,266 @@
+//! The built program, alone, on loopback: as an operator would try it out.
+
+#![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, not the helpers beside them")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use protocol_stun::{AllocationClient, AllocationConfig, Credentials, Event, Lost, Output, Received};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct Relay {
+    process: Child,
+    address: SocketAddr,
+    metrics: SocketAddr,
+    _run_dir: tempfile::TempDir,
+}
+
+impl Relay {
+    fn start(arguments: &[&str]) -> Self {
+        let address = free_udp();
+        let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let run_dir = tempfile::tempdir().unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_postern-relay"))
+            .args(["--standalone", "--static-user", "alice:wonder"])
+            .args(["--listen", &address.to_string(), "--metrics-listen", &metrics.to_string()])
+            .args(["--log", "debug"])
+            .arg("--run-dir")
+            .arg(run_dir.path())
+            .args(arguments)
+            .env_remove("POSTERN_CONFIG")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let relay = Self { process, address, metrics, _run_dir: run_dir };
+        relay.until("the relay is ready", |relay| {
+            relay.get("/readyz").is_some_and(|page| page.contains("200 OK"))
+        });
+        relay
+    }
+
+    fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !holds(self) {
+            assert!(start.elapsed() < LIMIT, "not in time: {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.metrics).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n").ok()?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).ok()?;
+        Some(page)
+    }
+
+    fn metric(&self, line: &str) -> u64 {
+        let page = self.get("/metrics").unwrap();
+        let found = page.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+        found.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Resident memory in KiB.
+    fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse().unwrap()
+    }
+
+    fn signal(&self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+
+    /// Exit status and log.
+    fn end(mut self) -> (Option<i32>, String) {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                break status;
+            }
+            assert!(start.elapsed() < LIMIT, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let mut log = String::new();
+        self.process.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (status.code(), log)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_udp() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+struct Client {
+    machine: AllocationClient,
+    socket: UdpSocket,
+    relay: SocketAddr,
+    start: Instant,
+    events: Vec<Event>,
+    packets: Vec<(SocketAddr, Vec<u8>)>,
+}
+
+impl Client {
+    fn new(relay: SocketAddr, password: &str) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut machine =
+            AllocationClient::new(AllocationConfig::new(Credentials::new("alice", password)), rand_seed());
+        machine.start(Duration::ZERO);
+        Self { machine, socket, relay, start: Instant::now(), events: vec![], packets: vec![] }
+    }
+
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        let mut bytes = [0; 4096];
+        while !holds(self) {
+            assert!(start.elapsed() < LIMIT, "not in time: {what}; {:?}", self.events);
+            self.machine.handle_timeout(self.start.elapsed());
+            while let Some(output) = self.machine.poll_output() {
+                match output {
+                    Output::Send(bytes) => drop(self.socket.send_to(&bytes, self.relay).unwrap()),
+                    Output::Event(event) => self.events.push(event),
+                }
+            }
+            let Ok((length, _)) = self.socket.recv_from(&mut bytes) else { continue };
+            let received = self.machine.handle_datagram(&bytes[..length], self.start.elapsed());
+            if let Received::Data { peer, payload } = received {
+                self.packets.push((peer, bytes[payload].to_vec()));
+            }
+        }
+    }
+
+    fn bind(&mut self, peer: SocketAddr) {
+        self.machine.bind(peer, self.start.elapsed());
+        self.until("a channel", |client| client.machine.channel(peer).is_some());
+    }
+
+    fn send(&mut self, peer: SocketAddr, payload: &[u8]) {
+        let mut datagram = Vec::new();
+        self.machine.wrap(peer, payload, &mut datagram).unwrap();
+        self.socket.send_to(&datagram, self.relay).unwrap();
+    }
+}
+
+/// Transaction ids only have to differ between the clients of a test.
+fn rand_seed() -> [u8; 32] {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let mut seed = [0; 32];
+    seed[..16].copy_from_slice(&nanos.to_ne_bytes());
+    seed
+}
+
+#[test]
+fn it_relays_for_its_user_counts_it_and_ends_in_order() {
+    let relay = Relay::start(&["--allow-peer", "127.0.0.0/8", "--drain-seconds", "1"]);
+    let mut client = Client::new(relay.address, "wonder");
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peer_address = peer.local_addr().unwrap();
+    client.bind(peer_address);
+
+    client.send(peer_address, b"hello");
+    let mut bytes = [0; 64];
+    peer.set_read_timeout(Some(LIMIT)).unwrap();
+    let (length, from) = peer.recv_from(&mut bytes).unwrap();
+    assert_eq!(&bytes[..length], b"hello");
+    peer.send_to(b"and back", from).unwrap();
+    client.until("the answer", |client| !client.packets.is_empty());
+    assert_eq!(client.packets, [(peer_address, b"and back".to_vec())]);
+
+    assert_eq!(relay.metric("postern_relay_packets_total{direction=\"to_peer\"}"), 1);
+    assert_eq!(relay.metric("postern_relay_packets_total{direction=\"to_client\"}"), 1);
+    assert_eq!(relay.metric("postern_relay_allocations"), 1);
+    assert!(relay.resident() < 20 * 1024, "{} KiB", relay.resident());
+    relay.signal();
+    let (status, log) = relay.end();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(log.contains("draining") && !log.contains("wonder"), "{log}");
+}
+
+#[test]
+fn nobody_reaches_loopback_through_it_by_default() {
+    let relay = Relay::start(&[]);
+    let mut client = Client::new(relay.address, "wonder");
+
+    client.machine.permit([127, 0, 0, 1].into(), Duration::ZERO);
+    client.until("a refusal", |client| {
+        client.events.iter().any(|event| matches!(event, Event::Refused { .. }))
+    });
+
+    assert!(client.events.contains(&Event::Refused { peer: [127, 0, 0, 1].into(), code: 403 }));
+}
+
+#[test]
+fn a_wrong_password_is_refused() {
+    let relay = Relay::start(&[]);
+    let mut client = Client::new(relay.address, "guess");
+
+    client.until("a refusal", |client| !client.events.is_empty());
+
+    assert_eq!(client.events, [Event::Lost(Lost::Credentials)]);
+}
+
+#[test]
+fn a_client_that_somebody_else_wrote_loses_nothing() {
+    if Command::new("turnutils_uclient").arg("-h").output().is_err() {
+        eprintln!("skipped: turnutils_uclient (package coturn) is not installed");
+        return;
+    }
+    let relay = Relay::start(&["--allow-peer", "127.0.0.0/8"]);
+    let port = relay.address.port().to_string();
+    for way in [&["-y"][..], &["-y", "-s"], &["-y", "-c"]] {
+        let output = Command::new("timeout")
+            .args([
+                "60",
+                "turnutils_uclient",
+                "-u",
+                "alice",
+                "-w",
+                "wonder",
+                "-p",
+                &port,
+                "-n",
+                "10",
+                "-m",
+                "2",
+            ])
+            .args(way)
+            .arg("127.0.0.1")
+            .output()
+            .unwrap();
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{way:?}: {said}");
+        assert!(said.contains("Total lost packets 0 "), "{way:?}: {said}");
+    }
+    assert!(relay.metric("postern_relay_packets_total{direction=\"in_process\"}") > 0);
+}
+
+#[test]
+fn a_taken_port_is_named_with_the_flag_that_helps() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let run_dir = tempfile::tempdir().unwrap();
+
+    let output = Command::new(env!("CARGO_BIN_EXE_postern-relay"))
+        .args(["--standalone", "--static-user", "alice:wonder", "--metrics-listen", "off"])
+        .args(["--listen", &taken.local_addr().unwrap().to_string()])
+        .arg("--run-dir")
+        .arg(run_dir.path())
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("in use") && said.contains("--listen"), "{said}");
+}
