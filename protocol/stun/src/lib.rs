@@ -31,4 +31,5 @@ pub use client::{
 };
 pub use credentials::{CredentialError, Credentials, REALM, RelaySecret, mint, verify};
 pub use filter::{PeerAddressFilter, Route, Verdict};
+pub use fuzz::{fuzz_relay, fuzz_stun};
 pub use wire::{Families, Family, Kind, is_indication, kind, kind_at_relay, plain};

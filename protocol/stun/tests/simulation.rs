@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use world::{Faults, World};
 
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 50;
 
 fn seeds() -> Vec<u64> {
     match std::env::var("POSTERN_SEED") {
