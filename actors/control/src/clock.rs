@@ -16,7 +16,11 @@ impl Clock {
     /// The time of day.
     pub fn now(self) -> Timestamp {
         match self {
-            Self::System => Timestamp::now(),
+            // As exact as it is stored, so that what was just written reads back equal.
+            Self::System => {
+                let now = Timestamp::now();
+                Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+            }
             Self::From(wall, start) => {
                 let passed = actors_runtime::time::now().saturating_duration_since(start);
                 wall.checked_add(passed).unwrap_or(Timestamp::MAX)

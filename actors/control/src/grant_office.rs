@@ -94,7 +94,6 @@ pub struct GrantOffice {
     /// `None` until everything is read.
     office: Option<Office>,
     sessions: BTreeMap<Node, (u64, Address<DeviceSession>)>,
-    relays: Relays,
     held: VecDeque<Command>,
     reading: bool,
     settling: Vec<(u64, Reply<()>)>,
@@ -112,7 +111,6 @@ impl GrantOffice {
             clock,
             office: None,
             sessions: BTreeMap::new(),
-            relays: Relays::new(account, Vec::new()),
             held: VecDeque::new(),
             reading: false,
             settling: Vec::new(),
@@ -143,16 +141,22 @@ impl GrantOffice {
         if Self::store(cx).tell(store::Command::Write { write, reply: Some(reply) }).is_err() {
             return cx.fail();
         }
+        // A full state without relays would let nodes drop what they hold there: they are known first.
+        let (reply, relays) = Reply::channel();
+        let registry = cx.address_of::<RelayRegistry>(keys::ONLY);
+        if registry.tell(relay_registry::Command::Tell(self.account, reply)).is_err() {
+            tracing::warn!("there is no relay registry: no relays are offered");
+        }
         let (storage, account) = (Arc::clone(&self.storage), self.account);
         let everything = async move {
             let epoch = answer.await.map_err(|_| StorageError::Busy)??.sequence();
-            Ok::<_, StorageError>((epoch, storage.everything(account).await?))
+            let relays = relays.await.unwrap_or_else(|_| Relays::new(account, Vec::new()));
+            Ok::<_, StorageError>((epoch, storage.everything(account).await?, relays))
         };
         self.reading = true;
         cx.spawn(everything, |actor, result, cx| match result {
-            Ok((epoch, everything)) => {
+            Ok((epoch, everything, relays)) => {
                 let now = actor.clock.now();
-                let relays = actor.relays.clone();
                 let office = Office::new(actor.account, actor.max_partition, epoch, everything, relays, now);
                 tracing::info!(account = %actor.account, grants = office.grants.len(), "the grant office is open");
                 actor.office = Some(office);
@@ -378,17 +382,12 @@ impl Actor for GrantOffice {
         if directory.tell(directory::Command::CloseAccount(self.account)).is_err() {
             tracing::debug!("the directory is not there yet");
         }
-        let registry = cx.address_of::<RelayRegistry>(keys::ONLY);
-        if registry.tell(relay_registry::Command::Tell(self.account)).is_err() {
-            tracing::debug!("the relay registry is not there yet");
-        }
         self.load(cx);
     }
 
     fn told(&mut self, command: Command, cx: &mut Cx<Self>) {
         match command {
             command if !self.reading => self.handle(command, cx),
-            Command::Relays(relays) if self.office.is_none() => self.relays = relays,
             command if self.held.len() < MOST_HELD => self.held.push_back(command),
             // The asker sees that nobody answers; a node times out and comes back.
             _ => cx.count_drop("office_held_full", 1),

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors_runtime::{Actor, Cx, Never};
+use actors_runtime::{Actor, Cx, Never, Reply};
 use protocol_control::Secret;
 use protocol_identity::{AccountId, RelayId};
 use protocol_stun::RelaySecret;
@@ -56,8 +56,8 @@ pub enum Command {
     Draining(Node, u64),
     /// Changes are committed.
     Changed(Arc<Committed>),
-    /// The office of this account wants to know.
-    Tell(AccountId),
+    /// The office of this account wants to know before it begins.
+    Tell(AccountId, Reply<Relays>),
 }
 
 #[derive(Debug)]
@@ -84,6 +84,8 @@ pub struct RelayRegistry {
     accounts: Vec<(AccountId, String)>,
     storage: Arc<dyn Storage>,
     book: Rc<RefCell<Book>>,
+    /// Offices that asked before the relays were read.
+    asked: Vec<(AccountId, Reply<Relays>)>,
 }
 
 impl RelayRegistry {
@@ -93,14 +95,11 @@ impl RelayRegistry {
         storage: Arc<dyn Storage>,
         book: Rc<RefCell<Book>>,
     ) -> Self {
-        Self { accounts, storage, book }
+        Self { accounts, storage, book, asked: Vec::new() }
     }
 
-    /// Hands the relays of an account to its office.
-    fn publish(&self, account: AccountId, cx: &mut Cx<Self>) {
-        if !self.book.borrow().loaded {
-            return;
-        }
+    /// The relays of an account, as far as they are known by now.
+    fn relays(&self, account: AccountId) -> Relays {
         let known = self
             .book
             .borrow()
@@ -115,7 +114,15 @@ impl RelayRegistry {
                 open: entry.connection.is_some() && !entry.draining,
             })
             .collect();
-        let relays = Relays::new(account, known);
+        Relays::new(account, known)
+    }
+
+    /// Hands the relays of an account to its office.
+    fn publish(&self, account: AccountId, cx: &mut Cx<Self>) {
+        if !self.book.borrow().loaded {
+            return;
+        }
+        let relays = self.relays(account);
         for (_, name) in self.accounts.iter().filter(|(id, _)| *id == account) {
             if cx.address_of::<GrantOffice>(name).tell(grant_office::Command::Relays(relays.clone())).is_err()
             {
@@ -188,6 +195,9 @@ impl RelayRegistry {
                 });
             }
             registry.book.borrow_mut().loaded = true;
+            for (account, reply) in std::mem::take(&mut registry.asked) {
+                reply.send(registry.relays(account));
+            }
             registry.publish_all(cx);
             registry.tidy(cx);
         });
@@ -267,7 +277,14 @@ impl Actor for RelayRegistry {
                     }
                 }
             }
-            Command::Tell(account) => self.publish(account, cx),
+            Command::Tell(account, reply) => {
+                let loaded = self.book.borrow().loaded;
+                if loaded {
+                    reply.send(self.relays(account));
+                } else {
+                    self.asked.push((account, reply));
+                }
+            }
         }
     }
 

@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use actors_control::clock::Clock;
 use actors_control::model::Account;
 use actors_control::sqlite::Sqlite;
 use actors_control::storage::{Storage, StorageError};
 use actors_control::store::with_cause;
-use jiff::Timestamp;
 use protocol_identity::{CertificatePin, Token, TokenKind};
 use serde_json::json;
 use services_chassis::{Failure, secret_file};
@@ -67,7 +67,7 @@ pub async fn prepare(config: &Config) -> Result<Prepared, Failure> {
         let text = format!("{}\n", *fresh.reveal());
         secret_file::replace(&token_file, &text)
             .map_err(|error| Failure::failed(format!("cannot write {}: {error}", token_file.display())))?;
-        let made = storage.create_account(config.account.clone(), fresh.hash(), Timestamp::now()).await;
+        let made = storage.create_account(config.account.clone(), fresh.hash(), Clock::System.now()).await;
         accounts.push(made.map_err(|error| cannot_open(&database, &error))?);
         token = Some(fresh);
     }
@@ -173,7 +173,7 @@ impl Prepared {
         if as_json {
             let said = json!({
                 "schema": 1, "url": self.public.url, "pin": self.pin.to_string(), "admin_token_file": self.token_file,
-                "account": self.account(), "next": self.next(), "first": self.first,
+                "account": self.account(), "next": self.next(),
             });
             println!("{said}");
             return;

@@ -13,7 +13,7 @@ use crate::directory::{self, Directory};
 use crate::grant_office::{Command, GrantOffice};
 use crate::keys::ONLY;
 use crate::model::{Kind, Object};
-use crate::relay_registry::RelayRegistry;
+use crate::relay_registry::{self, RelayRegistry, Relays};
 use crate::storage::{Action, Change, Committed, Everything, Op};
 use crate::store::{self, Store};
 use crate::testing::*;
@@ -66,7 +66,7 @@ impl Stage {
         ];
         let universe = Universe::new(ROWS);
         let store = universe.inbox::<Store>(ONLY);
-        let _registry = universe.inbox::<RelayRegistry>(ONLY);
+        let mut registry = universe.inbox::<RelayRegistry>(ONLY);
         let directory = universe.inbox::<Directory>(ONLY);
         let device = universe.inbox::<DeviceSession>("laptop");
         let gateway = universe.inbox::<DeviceSession>("office-1");
@@ -81,6 +81,10 @@ impl Stage {
             .address;
         let mut stage = Self { universe, office, store, directory, device, gateway, world, sequence: 101 };
         stage.universe.settle();
+        let Some(relay_registry::Command::Tell(account, reply)) = registry.take() else {
+            panic!("not asked")
+        };
+        reply.send(Relays::new(account, Vec::new()));
         // The note that the office starts: its row is the epoch.
         stage.commit(Action::Noted);
         stage

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use actix_web::{App, HttpServer};
 use futures_util::{SinkExt as _, StreamExt as _};
 use protocol_control::{
-    Applied, Answer, Authorize, CloseReason, FromNode, Introduction, NodeOutput, NodeSession, Offer, RequestAccess,
-    RoleHello, SUBPROTOCOL, Secret, SessionError, ToNode, UnsignedAnswer, Welcome,
+    Answer, Applied, Authorize, CloseReason, FromNode, Introduction, NodeOutput, NodeSession, Offer,
+    RequestAccess, RoleHello, SUBPROTOCOL, Secret, SessionError, ToNode, UnsignedAnswer, Welcome,
 };
 use protocol_identity::{DeviceId, IdentityKey, KemKey, ResourceId, WireguardKey};
 use serde_json::{Value, json};
@@ -72,7 +72,12 @@ async fn open(address: std::net::SocketAddr, token: &str) -> Result<WebSocketStr
 }
 
 impl Node {
-    async fn connect(address: std::net::SocketAddr, token: &str, identity: IdentityKey, role: RoleHello) -> Self {
+    async fn connect(
+        address: std::net::SocketAddr,
+        token: &str,
+        identity: IdentityKey,
+        role: RoleHello,
+    ) -> Self {
         let socket = open(address, token).await.unwrap();
         let introduction = Introduction { name: "node".into(), program: "0.1.0".into(), role };
         let session = NodeSession::new(introduction, Duration::ZERO);
@@ -178,7 +183,8 @@ async fn a_device_is_granted_access_through_a_gateway_and_loses_it_with_the_poli
     let stage = Stage::new().await;
     let address = serve(&stage);
     let (device_token, gateway_token) = configured(&stage).await;
-    let mut gateway = Node::connect(address, &gateway_token, IdentityKey::generate().unwrap(), gateway()).await;
+    let mut gateway =
+        Node::connect(address, &gateway_token, IdentityKey::generate().unwrap(), gateway()).await;
     let Welcome::Gateway(gateway_state) = gateway.welcome().await else { panic!("not a gateway") };
     let mut device = Node::connect(address, &device_token, IdentityKey::generate().unwrap(), client()).await;
     let Welcome::Client(state) = device.welcome().await else { panic!("not a client") };
@@ -215,7 +221,8 @@ async fn a_relays_secret_is_in_the_credentials_that_nodes_get_and_nowhere_else()
     let mut relay = Node::connect(address, &token, IdentityKey::generate().unwrap(), relay()).await;
     assert!(matches!(relay.welcome().await, Welcome::Relay(_)));
 
-    let mut gateway = Node::connect(address, &gateway_token, IdentityKey::generate().unwrap(), gateway()).await;
+    let mut gateway =
+        Node::connect(address, &gateway_token, IdentityKey::generate().unwrap(), gateway()).await;
     let Welcome::Gateway(state) = gateway.welcome().await else { panic!("not a gateway") };
     let offers = match state.relays.is_empty() {
         false => state.relays,
@@ -249,7 +256,8 @@ async fn a_node_with_a_token_for_something_else_is_told_so() {
     let address = serve(&stage);
     let (device_token, _) = configured(&stage).await;
 
-    let mut gateway = Node::connect(address, &device_token, IdentityKey::generate().unwrap(), gateway()).await;
+    let mut gateway =
+        Node::connect(address, &device_token, IdentityKey::generate().unwrap(), gateway()).await;
 
     assert_eq!(gateway.closed().await, CloseReason::BadToken);
     assert_eq!(stage.get("/api/v1/gateways").await["items"], json!([]));
@@ -290,7 +298,8 @@ async fn a_deleted_token_and_a_disabled_account_end_sessions_at_once() {
     let stage = Stage::new().await;
     let address = serve(&stage);
     let (device_token, gateway_token) = configured(&stage).await;
-    let mut gateway = Node::connect(address, &gateway_token, IdentityKey::generate().unwrap(), gateway()).await;
+    let mut gateway =
+        Node::connect(address, &gateway_token, IdentityKey::generate().unwrap(), gateway()).await;
     gateway.welcome().await;
     let mut device = Node::connect(address, &device_token, IdentityKey::generate().unwrap(), client()).await;
     device.welcome().await;

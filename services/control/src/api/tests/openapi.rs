@@ -11,7 +11,8 @@ async fn every_operation_in_the_document_is_served_and_has_its_types() {
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() > 20, "{}", paths.len());
     for (path, item) in paths {
-        let concrete = path.replace("{ref}", "none").replace("{principal}", "none").replace("{token}", "none");
+        let concrete =
+            path.replace("{ref}", "none").replace("{principal}", "none").replace("{token}", "none");
         for (method, operation) in item.as_object().unwrap() {
             let answer = stage.ask(&method.to_uppercase(), &concrete, Value::Null).await;
             assert_ne!(answer.status, 405, "{method} {path}");
@@ -31,8 +32,17 @@ async fn every_collection_that_is_served_is_in_the_document() {
     let paths = document["paths"].as_object().unwrap();
 
     for collection in [
-        "sites", "gateways", "relays", "devices", "gateway-tokens", "relay-tokens", "resources", "groups",
-        "service-accounts", "policies", "grants",
+        "sites",
+        "gateways",
+        "relays",
+        "devices",
+        "gateway-tokens",
+        "relay-tokens",
+        "resources",
+        "groups",
+        "service-accounts",
+        "policies",
+        "grants",
     ] {
         for path in [format!("/api/v1/{collection}"), format!("/api/v1/{collection}/{{ref}}")] {
             assert!(paths.contains_key(&path), "{path}");

@@ -1,5 +1,4 @@
 use actix_web::test::TestRequest;
-use actors_control::storage::Storage as _;
 use protocol_identity::{Token, TokenKind};
 use serde_json::{Value, json};
 
@@ -24,12 +23,15 @@ async fn configured() -> Stage {
 async fn everything_that_is_set_up_can_be_seen_by_name_and_by_id() {
     let stage = configured().await;
 
-    for path in ["sites/office", "resources/wiki", "groups/engineering", "service-accounts/ci", "policies/engineers"] {
+    for path in
+        ["sites/office", "resources/wiki", "groups/engineering", "service-accounts/ci", "policies/engineers"]
+    {
         let by_name = stage.get(&format!("/api/v1/{path}")).await;
         let collection = path.split('/').next().unwrap();
         let by_id = stage.get(&format!("/api/v1/{collection}/{}", by_name["id"].as_str().unwrap())).await;
         assert_eq!(by_name, by_id);
-        let list = stage.get(&format!("/api/v1/{collection}?name={}", by_name["name"].as_str().unwrap())).await;
+        let list =
+            stage.get(&format!("/api/v1/{collection}?name={}", by_name["name"].as_str().unwrap())).await;
         assert_eq!(list["items"], json!([by_name]));
         assert_eq!(list["next"], Value::Null);
     }
@@ -38,7 +40,10 @@ async fn everything_that_is_set_up_can_be_seen_by_name_and_by_id() {
     assert_eq!((&wiki["listed"], &wiki["filters"]), (&json!(false), &json!(["tcp:80", "icmp"])));
     assert_eq!(wiki["site"]["name"], "office");
     let policy = stage.get("/api/v1/policies/engineers").await;
-    assert_eq!((&policy["effect"], &policy["enabled"], &policy["conditions"]), (&json!("allow"), &json!(true), &json!({})));
+    assert_eq!(
+        (&policy["effect"], &policy["enabled"], &policy["conditions"]),
+        (&json!("allow"), &json!(true), &json!({}))
+    );
     assert_eq!(policy["groups"][0]["name"], "engineering");
     assert_eq!(stage.get("/api/v1/service-accounts/ci").await["groups"][0]["name"], "engineering");
 }
@@ -47,10 +52,14 @@ async fn everything_that_is_set_up_can_be_seen_by_name_and_by_id() {
 async fn a_change_leaves_what_it_does_not_name() {
     let stage = configured().await;
 
-    let wiki = stage.patch("/api/v1/resources/wiki", json!({"listed": true, "description": "the wiki"})).await;
+    let wiki =
+        stage.patch("/api/v1/resources/wiki", json!({"listed": true, "description": "the wiki"})).await;
     let cleared = stage.patch("/api/v1/resources/wiki", json!({"description": null})).await;
     let policy = stage
-        .patch("/api/v1/policies/engineers", json!({"conditions": {"device_verified": true}, "max_session_seconds": 3600}))
+        .patch(
+            "/api/v1/policies/engineers",
+            json!({"conditions": {"device_verified": true}, "max_session_seconds": 3600}),
+        )
         .await;
 
     assert_eq!((&wiki["listed"], &wiki["filters"]), (&json!(true), &json!(["tcp:80", "icmp"])));
@@ -80,7 +89,8 @@ async fn members_come_and_go() {
 async fn a_token_is_shown_once_with_the_exact_command_for_the_other_host() {
     let stage = configured().await;
 
-    let answer = stage.ask("POST", "/api/v1/gateway-tokens", json!({"site": "office", "name": "office-1"})).await;
+    let answer =
+        stage.ask("POST", "/api/v1/gateway-tokens", json!({"site": "office", "name": "office-1"})).await;
     let relay = stage.post("/api/v1/relay-tokens", json!({"region": "berlin"})).await;
     let service = stage.post("/api/v1/service-accounts/ci/tokens", json!({"expires_in_seconds": 60})).await;
     let again = stage.get("/api/v1/gateway-tokens/office-1").await;
@@ -95,7 +105,10 @@ async fn a_token_is_shown_once_with_the_exact_command_for_the_other_host() {
         )
     );
     assert_eq!(answer.body["join"]["control_pin"], pin.to_string());
-    assert_eq!(answer.location.unwrap(), format!("/api/v1/gateway-tokens/{}", answer.body["id"].as_str().unwrap()));
+    assert_eq!(
+        answer.location.unwrap(),
+        format!("/api/v1/gateway-tokens/{}", answer.body["id"].as_str().unwrap())
+    );
     assert!(relay["join"]["command"].as_str().unwrap().starts_with("postern-relay "));
     assert!(relay["name"].as_str().unwrap().starts_with("token-"));
     assert!(service["join"]["command"].as_str().unwrap().starts_with("postern login "));
@@ -114,7 +127,11 @@ async fn tokens_of_one_collection_are_not_found_in_another() {
     stage.delete("/api/v1/relay-tokens/same").await;
 
     assert_eq!(stage.ask("GET", "/api/v1/relay-tokens/same", Value::Null).await.status, 404);
-    assert_eq!(stage.ask("GET", "/api/v1/relay-tokens/first", Value::Null).await.status, 404, "the admin token");
+    assert_eq!(
+        stage.ask("GET", "/api/v1/relay-tokens/first", Value::Null).await.status,
+        404,
+        "the admin token"
+    );
     stage.get("/api/v1/gateway-tokens/same").await;
 }
 
@@ -127,14 +144,35 @@ async fn an_error_names_the_field_and_says_what_to_do() {
         body
     };
     let cases = [
-        ("/api/v1/resources", resource(json!({"filters": ["tcp:70000"]})), 400, "invalid", "filters[0]", "1 to 65535"),
-        ("/api/v1/resources", resource(json!({"address": "10.20.0.7/24"})), 400, "invalid", "address", "10.20.0.0/24"),
+        (
+            "/api/v1/resources",
+            resource(json!({"filters": ["tcp:70000"]})),
+            400,
+            "invalid",
+            "filters[0]",
+            "1 to 65535",
+        ),
+        (
+            "/api/v1/resources",
+            resource(json!({"address": "10.20.0.7/24"})),
+            400,
+            "invalid",
+            "address",
+            "10.20.0.0/24",
+        ),
         ("/api/v1/resources", resource(json!({"kind": "host"})), 400, "invalid", "kind", "cidr, ip or dns"),
         ("/api/v1/resources", resource(json!({"site": "plant"})), 404, "not-found", "site", "plant"),
         ("/api/v1/resources", resource(json!({"colour": 1})), 400, "invalid", "colour", "unknown field"),
         ("/api/v1/resources", resource(json!({"name": "wiki"})), 409, "conflict", "name", "another name"),
         ("/api/v1/resources", resource(json!({"name": "a b"})), 400, "invalid", "name", "letters"),
-        ("/api/v1/policies", json!({"name": "p", "groups": [], "resources": ["wiki"]}), 400, "invalid", "groups", "everyone"),
+        (
+            "/api/v1/policies",
+            json!({"name": "p", "groups": [], "resources": ["wiki"]}),
+            400,
+            "invalid",
+            "groups",
+            "everyone",
+        ),
         (
             "/api/v1/policies",
             json!({"name": "p", "groups": ["everyone"], "resources": ["wiki"], "conditions": {"time_windows": [
@@ -144,14 +182,26 @@ async fn an_error_names_the_field_and_says_what_to_do() {
             "conditions.time_windows[0].from",
             "08:30",
         ),
-        ("/api/v1/groups", json!({"name": "g", "members": ["nobody"]}), 404, "not-found", "members[0]", "nobody"),
+        (
+            "/api/v1/groups",
+            json!({"name": "g", "members": ["nobody"]}),
+            404,
+            "not-found",
+            "members[0]",
+            "nobody",
+        ),
     ];
 
     for (path, body, status, code, field, help) in cases {
         let answer = stage.ask("POST", path, body).await;
         assert_eq!(answer.status, status, "{}", answer.body);
         assert_eq!(answer.kind, "application/problem+json");
-        assert_eq!((&answer.body["code"], &answer.body["field"]), (&json!(code), &json!(field)), "{}", answer.body);
+        assert_eq!(
+            (&answer.body["code"], &answer.body["field"]),
+            (&json!(code), &json!(field)),
+            "{}",
+            answer.body
+        );
         assert!(answer.body["detail"].as_str().unwrap().contains(help), "{}", answer.body);
         assert_eq!(answer.body["status"], status);
     }
@@ -197,7 +247,8 @@ async fn an_administrator_of_one_account_sees_nothing_of_another() {
     stage.storage.create_account("other".into(), token.hash(), jiff::Timestamp::now()).await.unwrap();
     let token = token.reveal().to_string();
 
-    for path in ["sites", "resources", "service-accounts", "policies", "gateway-tokens", "devices", "grants"] {
+    for path in ["sites", "resources", "service-accounts", "policies", "gateway-tokens", "devices", "grants"]
+    {
         let list = stage.ask_as(Some(&token), "GET", &format!("/api/v1/{path}"), Value::Null).await;
         assert_eq!(list.body["items"], json!([]), "{path}");
     }
@@ -222,7 +273,11 @@ async fn a_guesser_is_slowed_down() {
     }
 
     assert_eq!(last, 429);
-    assert_eq!(stage.ask("GET", "/api/v1/sites", Value::Null).await.status, 429, "the right token too, from there");
+    assert_eq!(
+        stage.ask("GET", "/api/v1/sites", Value::Null).await.status,
+        429,
+        "the right token too, from there"
+    );
 }
 
 #[actix_web::test]
@@ -286,8 +341,10 @@ async fn a_decision_explains_itself() {
     let stage = configured().await;
     stage.post("/api/v1/service-accounts", json!({"name": "guest"})).await;
 
-    let allowed = stage.ask("POST", "/api/v1/decisions", json!({"principal": "ci", "resource": "wiki"})).await.body;
-    let denied = stage.ask("POST", "/api/v1/decisions", json!({"principal": "guest", "resource": "wiki"})).await.body;
+    let allowed =
+        stage.ask("POST", "/api/v1/decisions", json!({"principal": "ci", "resource": "wiki"})).await.body;
+    let denied =
+        stage.ask("POST", "/api/v1/decisions", json!({"principal": "guest", "resource": "wiki"})).await.body;
 
     assert_eq!((&allowed["decision"], &allowed["policy"]["name"]), (&json!("allowed"), &json!("engineers")));
     assert_eq!(denied["decision"], "denied");
@@ -316,6 +373,9 @@ async fn the_account_says_where_control_is() {
 
     let account = stage.get("/api/v1/account").await;
 
-    assert_eq!((&account["name"], &account["control_url"]), (&json!("default"), &json!("https://192.0.2.1:8443")));
+    assert_eq!(
+        (&account["name"], &account["control_url"]),
+        (&json!("default"), &json!("https://192.0.2.1:8443"))
+    );
     assert_eq!(account["token"], "admin-token:first");
 }
