@@ -27,14 +27,22 @@ fn relay(host: &Host, more: &[&str]) -> Process {
     relay
 }
 
-fn host() -> (Lab, Host) {
+/// The relay's host, which is also where coturn's client runs, and a host elsewhere for plain peers.
+struct Street {
+    host: Host,
+    elsewhere: Host,
+    _lab: Lab,
+}
+
+fn street() -> Street {
     let lab = Lab::unique().unwrap();
     let host = lab.host("internet").unwrap();
-    let other = lab.host("elsewhere").unwrap();
-    lab.link((&host, "wan"), (&other, "wan")).unwrap();
-    host.address("wan", &["203.0.113.20/24", "203.0.113.30/24", "2001:db8::20/64", "2001:db8::30/64"])
-        .unwrap();
-    (lab, host)
+    let elsewhere = lab.host("elsewhere").unwrap();
+    lab.link((&host, "wan"), (&elsewhere, "wan")).unwrap();
+    let addresses = ["203.0.113.20/24", "203.0.113.30/24", "2001:db8::20/64", "2001:db8::30/64"];
+    host.address("wan", &addresses).unwrap();
+    elsewhere.address("wan", &["203.0.113.40/24"]).unwrap();
+    Street { host, elsewhere, _lab: lab }
 }
 
 /// Ten clients in pairs send each other 20 messages through allocations; coturn's client counts what arrives.
@@ -51,10 +59,11 @@ fn nothing_lost(said: &str) -> bool {
 
 #[test]
 fn channels_between_two_allocations_lose_nothing() {
-    let (_lab, host) = host();
-    let _relay = relay(&host, &["--allow-peer", "203.0.113.0/24"]);
+    let street = street();
+    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
 
-    let (code, said) = uclient(&host, "-y -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20");
+    let (code, said) =
+        uclient(&street.host, "-y -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20");
 
     assert_eq!(code, 0, "{said}");
     assert!(nothing_lost(&said), "{said}");
@@ -62,11 +71,11 @@ fn channels_between_two_allocations_lose_nothing() {
 
 #[test]
 fn send_indications_lose_nothing() {
-    let (_lab, host) = host();
-    let _relay = relay(&host, &["--allow-peer", "203.0.113.0/24"]);
+    let street = street();
+    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
 
     let (code, said) =
-        uclient(&host, "-y -s -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20");
+        uclient(&street.host, "-y -s -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20");
 
     assert_eq!(code, 0, "{said}");
     assert!(nothing_lost(&said), "{said}");
@@ -74,11 +83,11 @@ fn send_indications_lose_nothing() {
 
 #[test]
 fn ipv6_allocations_work_alike() {
-    let (_lab, host) = host();
-    let _relay = relay(&host, &["--allow-peer", "2001:db8::/32"]);
+    let street = street();
+    let _relay = relay(&street.host, &["--allow-peer", "2001:db8::/32"]);
 
     let (code, said) =
-        uclient(&host, "-y -x -u alice -w wonderland -n 20 -m 4 -c -L 2001:db8::30 2001:db8::20");
+        uclient(&street.host, "-y -x -u alice -w wonderland -n 20 -m 4 -c -L 2001:db8::30 2001:db8::20");
 
     assert_eq!(code, 0, "{said}");
     assert!(nothing_lost(&said), "{said}");
@@ -86,22 +95,22 @@ fn ipv6_allocations_work_alike() {
 
 #[test]
 fn a_wrong_password_allocates_nothing() {
-    let (_lab, host) = host();
-    let _relay = relay(&host, &["--allow-peer", "203.0.113.0/24"]);
+    let street = street();
+    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
 
     let (code, said) =
-        uclient(&host, "-y -u alice -w looking-glass -n 2 -m 1 -c -L 203.0.113.30 203.0.113.20");
+        uclient(&street.host, "-y -u alice -w looking-glass -n 2 -m 1 -c -L 203.0.113.30 203.0.113.20");
 
     assert!(code != 0 || said.contains("401"), "{said}");
     assert!(!nothing_lost(&said), "{said}");
 }
 
 /// One client talks through an allocation to a plain UDP echo at a documentation address.
-const TO_A_PEER: &str = "-u alice -w wonderland -n 5 -m 1 -c -e 203.0.113.30 -r 3480 203.0.113.20";
+const TO_A_PEER: &str = "-u alice -w wonderland -n 5 -m 1 -c -e 203.0.113.40 -r 3480 203.0.113.20";
 
 fn echo(host: &Host) -> Process {
     let tool = program("lab-tool").unwrap();
-    let echo = host.launch("echo", tool).args(["udp-echo", "--listen", "203.0.113.30:3480"]).start().unwrap();
+    let echo = host.launch("echo", tool).args(["udp-echo", "--listen", "203.0.113.40:3480"]).start().unwrap();
     wait::until_true("the peer listens", Duration::from_secs(5), || Ok(echo.stdout().contains("ready")))
         .unwrap();
     echo
@@ -109,11 +118,11 @@ fn echo(host: &Host) -> Process {
 
 #[test]
 fn a_plain_peer_that_is_allowed_is_reached() {
-    let (_lab, host) = host();
-    let _echo = echo(&host);
-    let _relay = relay(&host, &["--allow-peer", "203.0.113.0/24"]);
+    let street = street();
+    let _echo = echo(&street.elsewhere);
+    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
 
-    let (code, said) = uclient(&host, TO_A_PEER);
+    let (code, said) = uclient(&street.host, TO_A_PEER);
 
     assert_eq!(code, 0, "{said}");
     assert!(nothing_lost(&said), "{said}");
@@ -121,11 +130,11 @@ fn a_plain_peer_that_is_allowed_is_reached() {
 
 #[test]
 fn peers_in_reserved_ranges_are_refused_unless_allowed() {
-    let (_lab, host) = host();
-    let _echo = echo(&host);
-    let _relay = relay(&host, &[]);
+    let street = street();
+    let _echo = echo(&street.elsewhere);
+    let _relay = relay(&street.host, &[]);
 
-    let (code, said) = uclient(&host, TO_A_PEER);
+    let (code, said) = uclient(&street.host, TO_A_PEER);
 
     assert!(code != 0 || said.contains("403"), "{said}");
     assert!(!nothing_lost(&said), "{said}");

@@ -32,7 +32,8 @@ fn secrets(lab: &Path) -> Vec<Vec<u8>> {
         let bytes = fs::read(&path).unwrap_or_default();
         if name.ends_with(".token") || name == "token" {
             let text = String::from_utf8(bytes).unwrap();
-            let secret = text.trim().rsplit('_').next().unwrap().to_owned();
+            // `pst_<kind>_<secret>`; the secret itself may hold the separator.
+            let secret = text.trim().splitn(3, '_').nth(2).unwrap().to_owned();
             assert!(secret.len() >= 40, "{} holds a short token", path.display());
             secrets.push(secret.into_bytes());
         } else if name.contains("key") || name.contains("identity") || name.contains("secret") {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use integration_lab::{program, wait};
 use integration_scenarios::{Plan, World, addresses::CONTROL_URL};
 
-const UNKNOWN: &str = "pst_client_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+const UNKNOWN: &str = "pst_service_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 #[test]
 fn a_client_with_an_unknown_token_is_told_and_stays_out() {

@@ -20,7 +20,7 @@ fn eight_initiations_that_nobody_answers_do_not_end_the_session() {
     assert_eq!(world.curl(&["-o", "/dev/null", &format!("http://{WEB_NAME}/")]).unwrap().code, 0);
     // The first four bytes of a WireGuard initiation are 1, 0, 0, 0 (its paper, section 5.4.2).
     let rule = "udp length 156 @th,64,32 0x01000000";
-    let initiations = Meter::matching(&world.ground.office, "initiations", "eth0", rule).unwrap();
+    let initiations = Meter::matching(&world.ground.home, "initiations", "eth0", rule).unwrap();
     let block = "table inet one_way\ndelete table inet one_way\ntable inet one_way {\n chain forward {\n  \
                  type filter hook forward priority filter - 2\n  iifname \"outside\" meta l4proto udp drop\n }\n}\n";
     world.ground.home_nat.host().nft(block).unwrap();
@@ -29,7 +29,7 @@ fn eight_initiations_that_nobody_answers_do_not_end_the_session() {
         world.ground.home.launch("pings", program("lab-tool").unwrap()).args(words.split_whitespace());
     let pings = pings.start().unwrap();
 
-    wait::until_true("eight initiations have arrived", Duration::from_secs(120), || {
+    wait::until_true("eight initiations have left", Duration::from_secs(120), || {
         let tally = initiations.read()?;
         anyhow::ensure!(tally.packets >= INITIATIONS, "{tally:?}");
         Ok(true)
