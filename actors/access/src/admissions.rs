@@ -1,7 +1,7 @@
 //! A gateway's side of access: which devices control has authorized, and what they may reach.
 //!
 //! - Parent: none (a root on a control lane).
-//! - Core: the grants in force, compiled for the lanes by [`PeerGrants`].
+//! - Core: the grants in force, compiled for the lanes by [`PeerGrants`](protocol_filter::PeerGrants).
 //! - When it dies: packets go on under the grants in force; a new session brings the full set, and devices connect anew.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,28 +13,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actors_network::{HostPlan, Routes, RoutesCommand};
-use actors_runtime::{Actor, Address, Cx, Never, Reply};
-use actors_tunnel::{
-    GatewayApply, PeerChange, PeerConfig, PeerName, Peers, PeersCommand, PeersFact, host_addresses,
-    lasting_time,
-};
+use actors_runtime::{Actor, Address, Cx, Never, Outlet, Reply};
+use actors_tunnel::{PeerChange, Peers, PeersCommand, PeersFact, lasting_time};
 use ipnet::IpNet;
 use protocol_control::{
-    Answer, Applied, Authorize, Candidate, FromNode, GatewayRefusal, GatewayState, GrantVersion,
-    InnerAddresses, Offer, Peer, ResourceAddress, ToNode, UnsignedAnswer, Welcome,
+    Authorize, Candidate, FromNode, GatewayRefusal, GatewayState, GrantVersion, InnerAddresses, Peer,
+    RelayOffer, ResourceAddress, ToNode, Welcome,
 };
-use protocol_filter::{Destination, GatewayRules, GrantSpec, PeerGrants};
-use protocol_identity::{DeviceId, GatewayId, GrantId, IdentityKey, KemCiphertext, Secret32, WireguardKey};
-use protocol_traversal::Hygiene;
-use protocol_tunnel::TunnelIndex;
+use protocol_identity::{DeviceId, GatewayId, GrantId, IdentityKey, WireguardKey};
+use tokio::time::Instant;
 
+use crate::admitted::{Device, Held};
 use crate::control_session::{self, ControlSession, SessionEvent};
 use crate::pins::{Pinned, Pins};
+
+mod lanes;
+
+use lanes::Lanes;
 
 /// How often the real addresses behind names in use are looked up again.
 const REFRESH_NAMES: Duration = Duration::from_secs(30);
 /// Devices at one gateway: every slot of the receiver index but 0.
 const MOST_DEVICES: usize = u16::MAX as usize - 1;
+/// How long a device without a grant keeps its session: time to end its flows, and often it asks again.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// How long what did not fit into a neighbour's mailbox waits.
+const TRY_AGAIN: Duration = Duration::from_millis(20);
+/// How long the host gets before its addresses and routes are asked for again.
+const DRESS_AGAIN: Duration = Duration::from_secs(2);
+/// How long the host's addresses are taken as read.
+const OWN_FOR: Duration = Duration::from_secs(2);
 
 /// Looks a name up; no address means that it has none.
 pub type Lookup = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = Vec<IpAddr>>>> + Send + Sync>;
@@ -72,29 +80,10 @@ pub struct AdmissionsSettings {
     pub lookup: Lookup,
     /// Where the devices' identities are pinned.
     pub pins: Option<std::path::PathBuf>,
-    /// Called whenever full state has come.
+    /// Called whenever full state has come and the device is up under the gateway's addresses.
     pub ready: Box<dyn Fn() + Send + Sync>,
     /// Set by the first incarnation.
     pub begun: AtomicBool,
-}
-
-struct Held {
-    authorize: Authorize,
-    /// On [`lasting_time`].
-    ends: Duration,
-    real: Vec<IpAddr>,
-}
-
-struct Device {
-    slot: u16,
-    /// The offer that began the session.
-    offer: Offer,
-    inner: InnerAddresses,
-    secret: Secret32,
-    ciphertext: KemCiphertext,
-    candidates: Vec<Candidate>,
-    grants: BTreeMap<GrantId, Held>,
-    version: GrantVersion,
 }
 
 /// The admissions of a gateway.
@@ -103,40 +92,56 @@ pub struct Admissions {
     peers: Address<Peers>,
     control: Address<ControlSession>,
     routes: Address<Routes>,
-    pins: Pins,
+    own_resources: Outlet<Vec<IpAddr>>,
+    pins: Option<Pins>,
     gateway: Option<(GatewayId, InnerAddresses)>,
+    /// Whether the host has the addresses of `gateway`.
+    dressed: bool,
+    relays: Vec<RelayOffer>,
     candidates: Vec<Candidate>,
     devices: BTreeMap<DeviceId, Device>,
+    slots: BTreeSet<u16>,
     next_slot: u16,
-    refresh_at: Option<tokio::time::Instant>,
+    /// Grants whose name is being looked up, with a number that tells one look-up from a later one.
+    looking: BTreeMap<GrantId, u64>,
+    lookups: u64,
+    refresh_at: Option<Instant>,
+    lanes: Lanes,
 }
 
 impl Admissions {
-    /// Admissions that know nobody yet.
+    /// Admissions that know nobody yet. `own_resources` hears which of the host's own addresses are resources, whenever
+    /// that changes: the host's packet filter lets those in.
     pub fn new(
         settings: Arc<AdmissionsSettings>,
         peers: Address<Peers>,
         control: Address<ControlSession>,
         routes: Address<Routes>,
+        own_resources: Outlet<Vec<IpAddr>>,
     ) -> Self {
-        let pins = Pins::open(settings.pins.as_deref()).or_else(|error| {
-            tracing::error!(%error, "the pinned identities of devices cannot be read; pinning anew, in memory only");
-            Pins::open(None)
-        });
+        let pins = Pins::open(settings.pins.as_deref());
         Self {
-            pins: match pins {
-                Ok(pins) => pins,
-                Err(_) => unreachable!("pins in memory need no file"),
-            },
+            pins: pins
+                .inspect_err(|error| {
+                    tracing::error!(%error, "the pinned identities of devices cannot be read: no device is trusted");
+                })
+                .ok(),
             settings,
             peers,
             control,
             routes,
+            own_resources,
             gateway: None,
+            dressed: false,
+            relays: Vec::new(),
             candidates: Vec::new(),
             devices: BTreeMap::new(),
+            slots: BTreeSet::new(),
             next_slot: 1,
+            looking: BTreeMap::new(),
+            lookups: 0,
             refresh_at: None,
+            lanes: Lanes::default(),
         }
     }
 
@@ -146,10 +151,13 @@ impl Admissions {
         }
     }
 
-    fn tell_peers(&self, command: PeersCommand, cx: &Cx<Self>) {
-        if self.peers.tell(command).is_err() {
-            cx.count_drop("peers_command_lost", 1);
+    /// Whether it was taken.
+    fn tell_peers(&self, command: PeersCommand, cx: &Cx<Self>) -> bool {
+        let taken = self.peers.tell(command).is_ok();
+        if !taken {
+            cx.count_drop("peers_command_late", 1);
         }
+        taken
     }
 
     fn session(&mut self, event: SessionEvent, cx: &mut Cx<Self>) {
@@ -173,55 +181,82 @@ impl Admissions {
     }
 
     fn full_state(&mut self, state: GatewayState, cx: &mut Cx<Self>) {
-        let GatewayState { gateway, addresses, grants, relays, site, account: _ } = state;
+        let GatewayState { gateway, addresses, mut grants, relays, site, account: _ } = state;
         tracing::info!(site, grants = grants.len(), relays = relays.len(), "full state");
         if self.gateway != Some((gateway, addresses)) {
             self.gateway = Some((gateway, addresses));
-            let plan = HostPlan {
-                addresses: vec![addresses.v4.into(), addresses.v6.into()],
-                routes: device_ranges(),
-                outside: Vec::new(),
-                default_route_consent: false,
-            };
-            let _ = self.routes.tell(RoutesCommand::Apply { plan: Arc::new(plan), done: None });
+            self.dressed = false;
+            self.dress_host(cx);
         }
-        self.tell_peers(PeersCommand::Relays(relays), cx);
+        self.offer_relays(relays, cx);
         let wanted: BTreeSet<GrantId> = grants.iter().map(|authorize| authorize.grant).collect();
-        let stale: Vec<(DeviceId, GrantId)> = self
-            .devices
-            .iter()
-            .flat_map(|(device, held)| held.grants.keys().map(|grant| (*device, *grant)))
-            .filter(|(_, grant)| !wanted.contains(grant))
-            .collect();
-        for (device, grant) in stale {
-            let next =
-                self.devices.get(&device).map_or(GrantVersion(0), |held| GrantVersion(held.version.0 + 1));
-            self.end(device, grant, next, cx);
+        self.looking.retain(|grant, _| wanted.contains(grant));
+        for (id, device) in &mut self.devices {
+            let held = device.grants.len();
+            device.grants.retain(|grant, _| wanted.contains(grant));
+            if device.grants.len() < held {
+                device.version = GrantVersion(device.version.0 + 1);
+                self.lanes.change(*id);
+            }
         }
+        // A device's newest process asked last.
+        grants.sort_by_key(|authorize| authorize.version);
         for authorize in grants {
             self.authorize(authorize, cx);
         }
-        (self.settings.ready)();
+        self.lanes.retain();
+        self.say(FromNode::Candidates(self.candidates.clone()), cx);
+        self.flush(cx);
+        if self.dressed {
+            (self.settings.ready)();
+        }
+    }
+
+    /// Gives the host the gateway's addresses and the way to the devices, until it has them.
+    fn dress_host(&mut self, cx: &mut Cx<Self>) {
+        let Some((gateway, addresses)) = self.gateway else { return };
+        let plan = HostPlan {
+            addresses: vec![addresses.v4.into(), addresses.v6.into()],
+            routes: device_ranges(),
+            outside: Vec::new(),
+            default_route_consent: false,
+        };
+        let (done, answer) = Reply::channel();
+        let _ = self.routes.tell(RoutesCommand::Apply { plan: Arc::new(plan), done: Some(done) });
+        cx.spawn(answer, move |me, answer, cx| {
+            if me.gateway != Some((gateway, addresses)) {
+                return;
+            }
+            if matches!(answer, Ok(Ok(_))) {
+                me.dressed = true;
+                (me.settings.ready)();
+                return;
+            }
+            // Routes has said why.
+            let pause = cx.sleep(DRESS_AGAIN);
+            cx.spawn(pause, move |me, (), cx| {
+                if me.gateway == Some((gateway, addresses)) {
+                    me.dress_host(cx);
+                }
+            });
+        });
+    }
+
+    fn offer_relays(&mut self, relays: Vec<RelayOffer>, cx: &mut Cx<Self>) {
+        self.relays = relays;
+        self.lanes.relays_changed();
+        self.flush(cx);
     }
 
     fn message(&mut self, message: ToNode, cx: &mut Cx<Self>) {
         match message {
             ToNode::Authorize(authorize) => self.authorize(*authorize, cx),
             ToNode::Revoke { grant, device, version } => {
-                self.end(device, grant, version, cx);
+                self.revoke(device, grant, version, cx);
                 self.say(FromNode::Ended { grant }, cx);
             }
-            ToNode::Relays(relays) => self.tell_peers(PeersCommand::Relays(relays), cx),
-            ToNode::Candidates { of: Peer::Device(device), candidates } => {
-                if let Some(held) = self.devices.get_mut(&device) {
-                    held.candidates.clone_from(&candidates);
-                    let slot = held.slot;
-                    let (done, _) = Reply::channel();
-                    let addresses = candidate_addresses(&candidates);
-                    self.tell_peers(PeersCommand::Permit { addresses, done }, cx);
-                    self.tell_peers(PeersCommand::Candidates { slot, candidates }, cx);
-                }
-            }
+            ToNode::Relays(relays) => self.offer_relays(relays, cx),
+            ToNode::Candidates { of: Peer::Device(device), candidates } => self.moved(device, candidates, cx),
             ToNode::Candidates { of: Peer::Gateway(_), .. }
             | ToNode::ResourceChanged(_)
             | ToNode::ResourceGone(_)
@@ -233,52 +268,94 @@ impl Admissions {
         }
     }
 
-    fn refuse(&self, grant: GrantId, reason: GatewayRefusal, cx: &Cx<Self>) {
+    /// A device is somewhere else.
+    fn moved(&mut self, id: DeviceId, candidates: Vec<Candidate>, cx: &mut Cx<Self>) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let before = candidate_addresses(&device.candidates);
+        device.candidates.clone_from(&candidates);
+        let slot = device.slot;
+        let addresses = candidate_addresses(&candidates);
+        let mut taken = true;
+        if addresses != before {
+            let (done, _) = Reply::channel();
+            taken = self.tell_peers(PeersCommand::Permit { addresses, done }, cx);
+        }
+        if !self.tell_peers(PeersCommand::Candidates { slot, candidates }, cx) || !taken {
+            self.lanes.change(id);
+            self.flush_soon(cx);
+        }
+    }
+
+    /// Does not install a grant, and ends it if an older state of it is in force.
+    fn refuse(&mut self, device: DeviceId, grant: GrantId, reason: GatewayRefusal, cx: &mut Cx<Self>) {
         tracing::warn!(%grant, ?reason, "grant refused");
         self.say(FromNode::Refused { grant, reason }, cx);
+        if self.devices.get_mut(&device).is_some_and(|held| held.grants.remove(&grant).is_some()) {
+            self.lanes.change(device);
+            self.flush_soon(cx);
+        }
     }
 
     fn authorize(&mut self, authorize: Authorize, cx: &mut Cx<Self>) {
-        let grant = authorize.grant;
+        let (grant, device) = (authorize.grant, authorize.offer.device);
+        self.looking.remove(&grant);
         if authorize.offer.verify(&authorize.identity).is_err() {
-            return self.refuse(grant, GatewayRefusal::BadOffer, cx);
+            return self.refuse(device, grant, GatewayRefusal::BadOffer, cx);
         }
-        match self.pins.check(&authorize.offer.device.to_string(), authorize.identity) {
-            Ok(Pinned::Known | Pinned::New) => {}
-            Ok(Pinned::Changed) => return self.refuse(grant, GatewayRefusal::IdentityChanged, cx),
-            Err(error) => {
+        let pinned = self.pins.as_mut().map(|pins| pins.check(&device.to_string(), authorize.identity));
+        match pinned {
+            Some(Ok(Pinned::Known | Pinned::New)) => {}
+            Some(Ok(Pinned::Changed)) | None => {
+                return self.refuse(device, grant, GatewayRefusal::IdentityChanged, cx);
+            }
+            Some(Err(error)) => {
                 tracing::error!(%error, "a device's identity cannot be pinned");
-                return self.refuse(grant, GatewayRefusal::IdentityChanged, cx);
+                return self.refuse(device, grant, GatewayRefusal::IdentityChanged, cx);
             }
         }
-        match &authorize.resource.address {
-            ResourceAddress::Cidr(net) => {
-                if !self.is_below_ceiling(*net) {
-                    return self.refuse(grant, GatewayRefusal::AboveCeiling, cx);
-                }
-                self.install(authorize, Vec::new(), cx);
-            }
-            ResourceAddress::Ip(address) => {
-                if !self.is_below_ceiling(IpNet::from(*address)) {
-                    return self.refuse(grant, GatewayRefusal::AboveCeiling, cx);
-                }
-                self.install(authorize, Vec::new(), cx);
-            }
-            ResourceAddress::Dns(_) => {
-                let Some(name) = authorize.name.as_ref().map(|mapped| mapped.name.clone()) else {
-                    return self.refuse(grant, GatewayRefusal::BadOffer, cx);
-                };
-                let lookup = (self.settings.lookup)(name);
-                cx.spawn(lookup, move |me, real, cx| {
-                    let real = me.admitted(real);
-                    if real.is_empty() {
-                        me.refuse(grant, GatewayRefusal::NameNotFound, cx);
-                    } else {
-                        me.install(authorize, real, cx);
-                    }
-                });
-            }
+        let net = match &authorize.resource.address {
+            ResourceAddress::Cidr(net) => *net,
+            ResourceAddress::Ip(address) => IpNet::from(*address),
+            ResourceAddress::Dns(_) => return self.look_up(authorize, cx),
+        };
+        if self.is_below_ceiling(net) {
+            self.install(authorize, Vec::new(), cx);
+        } else {
+            self.refuse(device, grant, GatewayRefusal::AboveCeiling, cx);
         }
+    }
+
+    /// Installs the grant of a name when its addresses are known. Whatever comes for the grant meanwhile overtakes this.
+    fn look_up(&mut self, authorize: Authorize, cx: &mut Cx<Self>) {
+        let (grant, device) = (authorize.grant, authorize.offer.device);
+        let Some(name) = authorize.name.as_ref().map(|mapped| mapped.name.clone()) else {
+            return self.refuse(device, grant, GatewayRefusal::BadOffer, cx);
+        };
+        self.lookups += 1;
+        let number = self.lookups;
+        self.looking.insert(grant, number);
+        let lookup = (self.settings.lookup)(name.clone());
+        cx.spawn(lookup, move |me, found, cx| {
+            if me.looking.get(&grant) != Some(&number) {
+                return;
+            }
+            me.looking.remove(&grant);
+            let nothing_found = found.is_empty();
+            let mut real = me.admitted(found);
+            if nothing_found {
+                // A name that cannot be looked up for the moment keeps the addresses that it had.
+                let held = me.devices.get(&device).and_then(|held| held.grants.get(&grant));
+                real = held
+                    .filter(|held| held.name() == Some(&name))
+                    .map(|held| held.real.clone())
+                    .unwrap_or_default();
+            }
+            match (real.is_empty(), nothing_found) {
+                (false, _) => me.install(authorize, real, cx),
+                (true, true) => me.refuse(device, grant, GatewayRefusal::NameNotFound, cx),
+                (true, false) => me.refuse(device, grant, GatewayRefusal::AboveCeiling, cx),
+            }
+        });
     }
 
     fn is_below_ceiling(&self, net: IpNet) -> bool {
@@ -288,225 +365,124 @@ impl Admissions {
         }
     }
 
-    /// The addresses of a name that the ceiling has.
-    fn admitted(&self, real: Vec<IpAddr>) -> Vec<IpAddr> {
-        real.into_iter().filter(|address| self.is_below_ceiling(IpNet::from(*address))).collect()
+    /// The addresses of a name that the ceiling has, in a fixed order.
+    fn admitted(&self, found: Vec<IpAddr>) -> Vec<IpAddr> {
+        let admitted: BTreeSet<IpAddr> =
+            found.into_iter().filter(|address| self.is_below_ceiling(IpNet::from(*address))).collect();
+        admitted.into_iter().collect()
     }
 
     fn install(&mut self, authorize: Authorize, real: Vec<IpAddr>, cx: &mut Cx<Self>) {
-        let grant = authorize.grant;
-        let device_id = authorize.offer.device;
-        let same = self.devices.get(&device_id).is_some_and(|held| held.offer.same_process(&authorize.offer));
-        if !same && let Err(reason) = self.begin(&authorize, cx) {
-            return self.refuse(grant, reason, cx);
+        let (grant, id) = (authorize.grant, authorize.offer.device);
+        if !self.devices.get(&id).is_some_and(|held| held.serves(&authorize.offer))
+            && let Err(reason) = self.begin(&authorize)
+        {
+            return self.refuse(id, grant, reason, cx);
         }
-        let Some(held) = self.devices.get_mut(&device_id) else { return };
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        device.version = device.version.max(authorize.version);
+        // A renewed grant comes with the offer of before: the device may have moved since.
+        let is_renewed =
+            device.grants.get(&grant).is_some_and(|held| held.authorize.offer == authorize.offer);
+        if !is_renewed && device.offer.same_process(&authorize.offer) {
+            device.candidates.clone_from(&authorize.offer.candidates);
+        }
         let ends = lasting_time() + authorize.remaining;
-        held.version = held.version.max(authorize.version);
-        held.candidates.clone_from(&authorize.offer.candidates);
-        held.grants.insert(grant, Held { authorize, ends, real });
-        self.push(device_id, cx);
-        let addresses =
-            self.devices.get(&device_id).map(|d| candidate_addresses(&d.candidates)).unwrap_or_default();
-        let (done, confirmed) = Reply::channel();
-        self.tell_peers(PeersCommand::Permit { addresses, done }, cx);
-        cx.spawn(confirmed, move |me, _, cx| me.applied(device_id, grant, cx));
-        self.set_alarm(cx);
+        device.grants.insert(grant, Held { authorize, ends, real });
+        device.unconfirmed.insert(grant);
+        self.lanes.change(id);
+        self.flush_soon(cx);
     }
 
     /// Makes a session for a device, in place of an older one.
-    fn begin(&mut self, authorize: &Authorize, cx: &Cx<Self>) -> Result<(), GatewayRefusal> {
-        let offer = authorize.offer.clone();
-        let (ciphertext, shared) = offer.kem.encapsulate().map_err(|_| GatewayRefusal::BadOffer)?;
-        let old = self.devices.remove(&offer.device);
+    fn begin(&mut self, authorize: &Authorize) -> Result<(), GatewayRefusal> {
+        let id = authorize.offer.device;
+        let old = self.devices.remove(&id);
         if let Some(old) = &old {
-            self.tell_peers(PeersCommand::Disconnect { slot: old.slot }, cx);
+            self.slots.remove(&old.slot);
+            self.lanes.gone(old.slot);
         }
         let slot = self.free_slot().ok_or(GatewayRefusal::Full)?;
-        let device = Device {
-            slot,
-            inner: authorize.addresses,
-            secret: shared,
-            ciphertext,
-            candidates: offer.candidates.clone(),
-            // What was granted to the device stays granted; each grant is confirmed by control with the new keys.
-            grants: old.map(|old| old.grants).unwrap_or_default(),
-            version: authorize.version,
-            offer,
-        };
-        self.devices.insert(device.offer.device, device);
+        let device = Device::begin(slot, authorize.offer.clone(), authorize.addresses, old)?;
+        self.slots.insert(slot);
+        self.devices.insert(id, device);
         Ok(())
     }
 
     fn free_slot(&mut self) -> Option<u16> {
-        if self.devices.len() >= MOST_DEVICES {
+        if self.slots.len() >= MOST_DEVICES {
             return None;
         }
         loop {
             let slot = self.next_slot;
             self.next_slot = self.next_slot.checked_add(1).unwrap_or(1);
-            if !self.devices.values().any(|device| device.slot == slot) {
+            if !self.slots.contains(&slot) {
                 return Some(slot);
             }
         }
     }
 
-    /// Tells the lanes what a device may reach now.
-    fn push(&self, device: DeviceId, cx: &Cx<Self>) {
-        let Some(held) = self.devices.get(&device) else { return };
-        let grants: Vec<GrantSpec> = held.grants.values().map(Held::spec).collect();
-        let granted = grants.iter().flat_map(|spec| spec.destination.prefixes()).collect();
-        let own = host_addresses(&self.settings.tun);
-        let hygiene = Hygiene { own: own.clone(), granted, ..Hygiene::default() };
-        let mut own_and_inner = own;
-        if let Some((_, inner)) = self.gateway {
-            own_and_inner.extend([IpAddr::from(inner.v4), IpAddr::from(inner.v6)]);
-        }
-        let rules = Arc::new(GatewayRules {
-            own: own_and_inner,
-            ceiling: self.settings.ceiling.clone(),
-            ..GatewayRules::default()
-        });
-        let config = PeerConfig {
-            slot: held.slot,
-            name: PeerName::Device(device),
-            private: self.settings.wireguard.clone(),
-            public: held.offer.wireguard,
-            secret: held.secret.clone(),
-            remote_index: held.offer.index,
-            inner: held.inner,
-            candidates: held.candidates.clone(),
-            hygiene,
-            rules: Some(rules.clone()),
-        };
-        let apply = GatewayApply { grants: PeerGrants::compile(held.version, grants), rules };
-        self.tell_peers(PeersCommand::Connect(Box::new(config)), cx);
-        self.tell_peers(PeersCommand::Apply { slot: held.slot, apply: Box::new(apply) }, cx);
-    }
-
-    fn applied(&mut self, device: DeviceId, grant: GrantId, cx: &Cx<Self>) {
-        let Some((gateway, addresses)) = self.gateway else { return };
-        let Some(device) = self.devices.get(&device) else { return };
-        let Some(held) = device.grants.get(&grant) else { return };
-        let unsigned = UnsignedAnswer {
-            gateway,
-            grant,
-            wireguard: self.settings.wireguard.public(),
-            ciphertext: device.ciphertext.clone(),
-            index: TunnelIndex { slot: device.slot, lane: 0 }.receiver_index(),
-            device_index: device.offer.index,
-            addresses,
-            candidates: self.candidates.clone(),
-        };
-        let answer = Answer::sign(&self.settings.identity, &device.offer, unsigned);
-        let (has_v4, has_v6) = match held.authorize.resource.address {
-            ResourceAddress::Cidr(net) => (net.network().is_ipv4(), net.network().is_ipv6()),
-            ResourceAddress::Ip(address) => (address.is_ipv4(), address.is_ipv6()),
-            ResourceAddress::Dns(_) => {
-                (held.real.iter().any(IpAddr::is_ipv4), held.real.iter().any(IpAddr::is_ipv6))
-            }
-        };
-        let applied = Applied { grant, version: held.authorize.version, answer, has_v4, has_v6 };
-        self.say(FromNode::Applied(Box::new(applied)), cx);
-    }
-
     /// Ends a grant at once.
-    fn end(&mut self, device: DeviceId, grant: GrantId, version: GrantVersion, cx: &mut Cx<Self>) {
-        let Some(held) = self.devices.get_mut(&device) else { return };
-        held.version = held.version.max(version);
-        held.grants.remove(&grant);
-        let (slot, version) = (held.slot, held.version);
+    fn revoke(&mut self, id: DeviceId, grant: GrantId, version: GrantVersion, cx: &mut Cx<Self>) {
+        self.looking.remove(&grant);
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        device.version = device.version.max(version);
+        device.grants.remove(&grant);
+        let (slot, version) = (device.slot, device.version);
         // First the revocation, which needs no table: nothing passes until the smaller table is in force.
         self.tell_peers(PeersCommand::Revoke { slot, version }, cx);
-        self.push(device, cx);
-        self.set_alarm(cx);
+        self.push_now(id, cx);
     }
 
-    fn set_alarm(&mut self, cx: &mut Cx<Self>) {
-        let next =
-            self.devices.values().flat_map(|device| device.grants.values().map(|held| held.ends)).min();
-        let names = self.devices.values().any(|d| d.grants.values().any(|held| !held.real.is_empty()));
-        if !names {
-            self.refresh_at = None;
-        } else if self.refresh_at.is_none() {
-            self.refresh_at = Some(cx.now() + REFRESH_NAMES);
-        }
-        let ends = next.map(|ends| cx.now() + ends.saturating_sub(lasting_time()));
-        match [ends, self.refresh_at].into_iter().flatten().min() {
-            Some(at) => cx.wake_at(at),
-            None => cx.wake_never(),
-        }
-    }
-
+    /// Ends the grants whose time is over.
     fn expire(&mut self, cx: &mut Cx<Self>) {
         let now = lasting_time();
-        let ended: Vec<(DeviceId, GrantId)> = self
-            .devices
-            .iter()
-            .flat_map(|(device, held)| held.grants.iter().map(|(grant, held)| (*device, *grant, held.ends)))
-            .filter(|(_, _, ends)| *ends <= now)
-            .map(|(device, grant, _)| (device, grant))
-            .collect();
-        for (device, grant) in ended {
-            // The lanes have ended it by themselves; this removes it from the table.
-            if let Some(held) = self.devices.get_mut(&device) {
-                held.grants.remove(&grant);
+        let mut ended = Vec::new();
+        for (id, device) in &mut self.devices {
+            let held = ended.len();
+            // The lanes have ended them by themselves; this removes them from the table.
+            ended.extend(device.grants.extract_if(.., |_, held| held.ends <= now).map(|(grant, _)| grant));
+            if ended.len() > held {
+                self.lanes.change(*id);
             }
-            self.push(device, cx);
+        }
+        for grant in ended {
             self.say(FromNode::Ended { grant }, cx);
         }
     }
 
     fn refresh_names(&mut self, cx: &mut Cx<Self>) {
-        let names: Vec<(DeviceId, GrantId, String)> = self
+        let names: BTreeSet<String> = self
             .devices
-            .iter()
-            .flat_map(|(device, held)| held.grants.iter().map(|(grant, held)| (*device, *grant, held)))
-            .filter_map(|(device, grant, held)| {
-                held.authorize.name.as_ref().map(|mapped| (device, grant, mapped.name.clone()))
-            })
+            .values()
+            .flat_map(|device| device.grants.values())
+            .filter_map(|held| held.name().map(str::to_owned))
             .collect();
-        for (device, grant, name) in names {
-            let lookup = (self.settings.lookup)(name);
-            cx.spawn(lookup, move |me, real, cx| {
-                let real = me.admitted(real);
-                let held = me.devices.get_mut(&device).and_then(|held| held.grants.get_mut(&grant));
-                // A name that cannot be looked up for the moment keeps the addresses that it had.
-                if let Some(held) = held
-                    && !real.is_empty()
-                    && held.real != real
-                {
-                    held.real = real;
-                    me.push(device, cx);
-                }
-            });
+        for name in names {
+            let lookup = (self.settings.lookup)(name.clone());
+            cx.spawn(lookup, move |me, found, cx| me.refreshed(&name, found, cx));
         }
     }
-}
 
-impl Held {
-    fn spec(&self) -> GrantSpec {
-        let destination = match (&self.authorize.resource.address, &self.authorize.name) {
-            (ResourceAddress::Cidr(net), _) => Destination::Cidr(*net),
-            (ResourceAddress::Ip(address), _) => Destination::Ip(*address),
-            (ResourceAddress::Dns(name), None) => {
-                Destination::Name { name: name.clone(), mapped_v4: None, mapped_v6: None, real: Vec::new() }
-            }
-            (ResourceAddress::Dns(_), Some(mapped)) => Destination::Name {
-                name: mapped.name.clone(),
-                mapped_v4: Some(mapped.v4),
-                mapped_v6: Some(mapped.v6),
-                real: self.real.clone(),
-            },
-        };
-        GrantSpec {
-            grant: self.authorize.grant,
-            resource: self.authorize.resource.resource,
-            policy: self.authorize.policy,
-            destination,
-            filters: self.authorize.resource.filters.clone(),
-            ends: self.ends,
+    fn refreshed(&mut self, name: &str, found: Vec<IpAddr>, cx: &mut Cx<Self>) {
+        let real = self.admitted(found);
+        // A name that cannot be looked up for the moment keeps the addresses that it had.
+        if real.is_empty() {
+            return;
         }
+        for (id, device) in &mut self.devices {
+            let stale =
+                device.grants.values_mut().filter(|held| held.name() == Some(name) && held.real != real);
+            let mut any = false;
+            stale.for_each(|held| {
+                held.real.clone_from(&real);
+                any = true;
+            });
+            if any {
+                self.lanes.change(*id);
+            }
+        }
+        self.flush_soon(cx);
     }
 }
 
@@ -535,6 +511,11 @@ impl Actor for Admissions {
     fn told(&mut self, command: AdmissionsCommand, cx: &mut Cx<Self>) {
         match command {
             AdmissionsCommand::Session(event) => self.session(event, cx),
+            AdmissionsCommand::Peers(PeersFact::Began) => {
+                self.lanes.relays_changed();
+                self.devices.keys().for_each(|id| self.lanes.change(*id));
+                self.flush(cx);
+            }
             AdmissionsCommand::Peers(PeersFact::Candidates(candidates)) => {
                 self.candidates.clone_from(&candidates);
                 self.say(FromNode::Candidates(candidates), cx);
@@ -553,17 +534,18 @@ impl Actor for Admissions {
             },
             AdmissionsCommand::Inspect(reply) => reply.send(AdmissionsView {
                 devices: self.devices.iter().map(|(id, held)| (*id, held.slot, held.grants.len())).collect(),
-                ready: self.gateway.is_some(),
+                ready: self.dressed,
             }),
         }
     }
 
     fn woken(&mut self, cx: &mut Cx<Self>) {
         self.expire(cx);
+        self.forget_idle(cx.now());
         if self.refresh_at.is_some_and(|at| at <= cx.now()) {
             self.refresh_at = None;
             self.refresh_names(cx);
         }
-        self.set_alarm(cx);
+        self.flush(cx);
     }
 }

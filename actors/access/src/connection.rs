@@ -15,6 +15,7 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self};
@@ -24,6 +25,8 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 const SESSION_PATH: &str = "/session";
 /// TCP, TLS and the upgrade together take no longer.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// A polite end, but not at the price of waiting for a dead peer.
+const CLOSE_WITHIN: Duration = Duration::from_millis(500);
 /// How much may wait in the WebSocket's buffer before a session that does not get rid of it ends, bytes.
 const MAX_UNSENT: usize = 1 << 20;
 
@@ -132,12 +135,29 @@ impl Endpoint {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(&self, token: &Token) -> Result<Socket, ConnectError> {
-        tokio::time::timeout(CONNECT_WITHIN, self.connect_unbounded(token))
+        self.open(token).await.map(|(socket, _)| socket)
+    }
+
+    /// Opens the WebSocket and closes it again: for `check`. What control says its time is comes back (RFC 9110, section
+    /// 6.6.1), if it says it.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn try_out(&self, token: &Token) -> Result<Option<String>, ConnectError> {
+        let (mut socket, answer) = self.open(token).await?;
+        // What control makes of the end does not matter.
+        let _ = tokio::time::timeout(CLOSE_WITHIN, socket.close(None)).await;
+        let date = answer.headers().get("date").and_then(|date| date.to_str().ok());
+        Ok(date.map(str::to_owned))
+    }
+
+    async fn open(&self, token: &Token) -> Result<(Socket, Response), ConnectError> {
+        tokio::time::timeout(CONNECT_WITHIN, self.open_unbounded(token))
             .await
             .unwrap_or(Err(ConnectError::TimedOut))
     }
 
-    async fn connect_unbounded(&self, token: &Token) -> Result<Socket, ConnectError> {
+    async fn open_unbounded(&self, token: &Token) -> Result<(Socket, Response), ConnectError> {
         let name = ServerName::try_from(self.url.host.clone())
             .map_err(|error| ConnectError::Lookup(io::Error::other(error)))?;
         let tcp = self.tcp().await?;
@@ -156,7 +176,7 @@ impl Endpoint {
             .max_frame_size(Some(MAX_TO_NODE))
             .max_write_buffer_size(MAX_UNSENT);
         match client_async_with_config(request, tls, Some(config)).await {
-            Ok((socket, _)) => Ok(socket),
+            Ok(opened) => Ok(opened),
             Err(tungstenite::Error::Http(answer))
                 if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) =>
             {

@@ -106,9 +106,6 @@ pub struct SessionSettings {
     pub identity: Arc<IdentityKey>,
     /// What the node says about itself, asked anew for each session.
     pub introduction: Box<dyn Fn() -> Introduction + Send + Sync>,
-    /// Who hears about it. A reader that is full ends the session, because what it missed would be lost: it gets full
-    /// state with the next one.
-    pub events: Outlet<SessionEvent>,
     /// Shows the state.
     pub status: SessionStatus,
 }
@@ -158,15 +155,23 @@ impl Ended {
 /// The session with control.
 pub struct ControlSession {
     settings: Arc<SessionSettings>,
+    events: Outlet<SessionEvent>,
     backoff: Backoff,
     outgoing: Option<mpsc::Sender<FromNode>>,
     attempt: Option<TaskHandle>,
 }
 
 impl ControlSession {
-    /// A session that connects once it is started.
-    pub fn new(settings: Arc<SessionSettings>) -> Self {
-        Self { settings, backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT), outgoing: None, attempt: None }
+    /// A session that connects once it is started. A reader of `events` that is full ends it, because what that reader
+    /// missed would be lost: with the next session it gets full state.
+    pub fn new(settings: Arc<SessionSettings>, events: Outlet<SessionEvent>) -> Self {
+        Self {
+            settings,
+            events,
+            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
+            outgoing: None,
+            attempt: None,
+        }
     }
 
     fn connect(&mut self, cx: &mut Cx<Self>) {
@@ -180,8 +185,8 @@ impl ControlSession {
         }
         let (sender, receiver) = mpsc::channel(OUTGOING);
         self.outgoing = Some(sender);
-        let settings = self.settings.clone();
-        self.attempt = Some(cx.spawn(run(settings, target, receiver), Self::attempt_ended));
+        let (settings, events) = (self.settings.clone(), self.events.clone());
+        self.attempt = Some(cx.spawn(run(settings, events, target, receiver), Self::attempt_ended));
     }
 
     /// Ends what is under way.
@@ -192,7 +197,7 @@ impl ControlSession {
         if let Some(attempt) = self.attempt.take() {
             attempt.abort();
             if self.settings.status.get() == SessionState::Connected {
-                let _ = self.settings.events.tell(SessionEvent::Down);
+                let _ = self.events.tell(SessionEvent::Down);
             }
         }
     }
@@ -208,7 +213,7 @@ impl ControlSession {
         if was_up {
             self.backoff.succeeded();
             tracing::warn!(reason = %ended, "session with control lost");
-            let _ = self.settings.events.tell(SessionEvent::Down);
+            let _ = self.events.tell(SessionEvent::Down);
         } else if self.settings.status.get() != state {
             tracing::warn!(reason = %ended, "control cannot be spoken to");
         }
@@ -270,6 +275,7 @@ impl Actor for ControlSession {
 /// One attempt, from connecting to the loss. Also says whether the session was ever up.
 async fn run(
     settings: Arc<SessionSettings>,
+    events: Outlet<SessionEvent>,
     target: Target,
     outgoing: mpsc::Receiver<FromNode>,
 ) -> (Ended, bool) {
@@ -277,7 +283,7 @@ async fn run(
     let ended = match target.endpoint.connect(&target.token).await {
         Err(error) => Ended::Connect(error),
         Ok(mut socket) => {
-            let ended = converse(&settings, &mut socket, outgoing, &mut was_up).await;
+            let ended = converse(&settings, &events, &mut socket, outgoing, &mut was_up).await;
             // A polite end, but not at the price of waiting for a dead peer.
             let _ = tokio::time::timeout(Duration::from_millis(200), socket.close(None)).await;
             ended
@@ -288,6 +294,7 @@ async fn run(
 
 async fn converse(
     settings: &SessionSettings,
+    events: &Outlet<SessionEvent>,
     socket: &mut Socket,
     mut outgoing: mpsc::Receiver<FromNode>,
     was_up: &mut bool,
@@ -307,11 +314,9 @@ async fn converse(
                     *was_up = true;
                     settings.status.set(SessionState::Connected);
                     tracing::info!("session with control is up");
-                    settings.events.tell(SessionEvent::Up(state))
+                    events.tell(SessionEvent::Up(state))
                 }
-                NodeOutput::Message(message) => {
-                    settings.events.tell(SessionEvent::Message(Box::new(message)))
-                }
+                NodeOutput::Message(message) => events.tell(SessionEvent::Message(Box::new(message))),
             };
             if told.is_err() {
                 return Ended::NodeTooSlow;

@@ -1,6 +1,7 @@
 //! Access: the session with control, and what it grants.
 
 pub mod admissions;
+mod admitted;
 pub mod connection;
 pub mod control_session;
 pub mod grants;

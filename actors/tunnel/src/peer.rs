@@ -83,6 +83,17 @@ pub struct PeerConfig {
     pub rules: Option<Arc<GatewayRules>>,
 }
 
+impl PeerConfig {
+    /// Whether both are for the same session, so that its keys and flows can be kept.
+    pub(crate) fn is_same_session(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.slot == other.slot
+            && self.public == other.public
+            && self.secret == other.secret
+            && self.remote_index == other.remote_index
+    }
+}
+
 /// What a peer can be told.
 pub enum PeerCommand {
     /// The other end has new candidates.
@@ -160,11 +171,7 @@ impl PeerKept {
 
     /// Whether `config` describes the same session, so that this peer can go on.
     pub(crate) fn is_same_session(&self, config: &PeerConfig) -> bool {
-        self.config.name == config.name
-            && self.config.slot == config.slot
-            && self.config.public == config.public
-            && self.config.secret == config.secret
-            && self.config.remote_index == config.remote_index
+        self.config.is_same_session(config)
     }
 }
 

@@ -6,6 +6,7 @@
 //!   flows and candidates that the lane's table kept.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub enum TableCommand {
         /// Its place.
         slot: u16,
     },
+    /// Every peer but these goes.
+    Retain(BTreeSet<u16>),
     /// Gateway: what a peer may reach from now on.
     Apply {
         /// Its place.
@@ -72,7 +75,7 @@ pub enum TableCommand {
     Route(RouterChange),
     /// Our own network changed.
     NetworkChanged,
-    /// Whoever fills the table began anew: report [`TableFact::Empty`] again. What is there stays.
+    /// Whoever fills the table began anew: report [`TableFact::Empty`], and what the links have. What is there stays.
     Announce,
 }
 
@@ -282,6 +285,12 @@ impl Actor for PeerTable {
         match command {
             TableCommand::Install(config) => self.install(*config, cx),
             TableCommand::Remove { slot } => self.remove(slot, cx),
+            TableCommand::Retain(slots) => {
+                let mut gone = Vec::new();
+                self.lane.each_peer(|slot, _| gone.push(slot));
+                gone.retain(|slot| !slots.contains(slot));
+                gone.into_iter().for_each(|slot| self.remove(slot, cx));
+            }
             TableCommand::Apply { slot, apply } => {
                 let applied = self.lane.with_peer(slot, |place| {
                     place.kept.side.borrow_mut().apply(*apply);
@@ -306,7 +315,10 @@ impl Actor for PeerTable {
                 let released = self.lane.router().borrow_mut().change(change);
                 self.lane.reroute(released);
             }
-            TableCommand::Announce => self.announce(),
+            TableCommand::Announce => {
+                self.announce();
+                self.tell_links(|| LinkCommand::Report);
+            }
             TableCommand::NetworkChanged => {
                 self.tell_links(|| LinkCommand::Check);
                 let mut slots = Vec::new();

@@ -6,6 +6,9 @@
 //! - When it dies: the lanes go on as they are; it is filled again by whoever decides, and the lanes take the same
 //!   peers without a cut.
 
+mod late;
+mod links;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -13,21 +16,20 @@ use std::time::Duration;
 use actors_runtime::{Actor, Address, Cx, Never, Outlet, Reply};
 use protocol_control::{Candidate, CandidateKind, GrantVersion, MAX_CANDIDATES, RelayOffer};
 use protocol_identity::RelayId;
-use protocol_stun::Credentials;
-use protocol_traversal::{Hygiene, RelaySlot};
+use protocol_traversal::Hygiene;
 
 use crate::host::host_addresses;
 use crate::peer::{PathSummary, PeerChange, PeerConfig, PeerFact};
 use crate::peer_table::{PeerTable, TableCommand, TableFact};
-use crate::relay_link::{LinkChange, LinkConfig, LinkFact};
+use crate::relay_link::{LinkChange, LinkFact};
 use crate::router::RouterChange;
 use crate::side::GatewayApply;
+use late::Late;
+use links::Link;
 
 /// How long a gateway's answer waits for a relay to confirm the permissions: two of its retransmissions. A relay that
 /// is silent for longer must not hold up what can also go directly.
 const PERMIT_WITHIN: Duration = Duration::from_millis(800);
-/// Relays that a node keeps an end at. Two, so that one may fail; more cost keepalives without a gain.
-const RELAYS_USED: usize = 2;
 
 /// What the peers of a process can be told.
 pub enum PeersCommand {
@@ -40,6 +42,8 @@ pub enum PeersCommand {
         /// Its place.
         slot: u16,
     },
+    /// Every connection but these goes.
+    Retain(BTreeSet<u16>),
     /// Gateway: what a peer may reach from now on.
     Apply {
         /// Its place.
@@ -88,6 +92,8 @@ pub enum PeersCommand {
 /// What the peers of a process report.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PeersFact {
+    /// The peers began, or began anew: they want to be told of every relay and connection.
+    Began,
     /// Where this node may be reached has changed.
     Candidates(Vec<Candidate>),
     /// Measured round trips to relays.
@@ -123,16 +129,9 @@ pub struct LinkView {
 struct Entry {
     config: PeerConfig,
     apply: Option<GatewayApply>,
+    revoked: GrantVersion,
     established: bool,
     path: Option<PathSummary>,
-}
-
-struct Link {
-    config: LinkConfig,
-    relayed: Vec<SocketAddr>,
-    mapped: Option<SocketAddr>,
-    round_trip: Option<Duration>,
-    permitted: BTreeSet<IpAddr>,
 }
 
 struct Waiting {
@@ -147,11 +146,14 @@ pub struct Peers {
     facts: Outlet<PeersFact>,
     tun: String,
     peers: BTreeMap<u16, Entry>,
+    /// What control offers; until it is known, the lanes keep the relays that they have.
+    offers: Option<Vec<RelayOffer>>,
     links: BTreeMap<u8, Link>,
     ports: Vec<SocketAddr>,
     candidates: Vec<Candidate>,
     waiting: Vec<Waiting>,
     next_waiting: u64,
+    late: Late,
 }
 
 impl Peers {
@@ -162,96 +164,23 @@ impl Peers {
             facts,
             tun,
             peers: BTreeMap::new(),
+            offers: None,
             links: BTreeMap::new(),
             ports: Vec::new(),
             candidates: Vec::new(),
             waiting: Vec::new(),
             next_waiting: 0,
+            late: Late::default(),
         }
     }
 
-    fn tell(&self, command: TableCommand, cx: &Cx<Self>) {
-        // The table's mailbox has room for every peer twice over; what still does not fit is made good when the table
-        // reports itself empty, or by the next change.
-        if self.table.tell(command).is_err() {
-            cx.count_drop("table_command_lost", 1);
+    /// The table lacks everything: it is told all of it.
+    fn refill(&mut self, cx: &mut Cx<Self>) {
+        if self.offers.is_some() {
+            self.late.links = true;
         }
-    }
-
-    fn links_wanted(&self) -> TableCommand {
-        TableCommand::Links(self.links.values().map(|link| link.config.clone()).collect())
-    }
-
-    fn refill(&self, cx: &Cx<Self>) {
-        self.tell(self.links_wanted(), cx);
-        for (slot, entry) in &self.peers {
-            self.tell(TableCommand::Install(Box::new(entry.config.clone())), cx);
-            if let Some(apply) = &entry.apply {
-                self.tell(TableCommand::Apply { slot: *slot, apply: Box::new(apply.clone()) }, cx);
-            }
-        }
-    }
-
-    fn relays(&mut self, offers: Vec<RelayOffer>, cx: &Cx<Self>) {
-        let usable: Vec<(RelayOffer, SocketAddr)> = offers
-            .into_iter()
-            .filter_map(|offer| {
-                let v4 = offer.addresses.iter().find(|address| address.is_ipv4());
-                let address = v4.or(offer.addresses.first()).copied()?;
-                let family =
-                    self.ports.is_empty() || self.ports.iter().any(|p| p.is_ipv4() == address.is_ipv4());
-                family.then_some((offer, address))
-            })
-            .collect();
-        // Relays that we hold an end at stay, if they are still offered; then others in control's order, one a region
-        // first.
-        let mut chosen: Vec<usize> = Vec::new();
-        let held: Vec<RelayId> = self.links.values().map(|link| link.config.relay).collect();
-        chosen.extend((0..usable.len()).filter(|i| held.contains(&usable[*i].0.relay)).take(RELAYS_USED));
-        for other_region in [true, false] {
-            for (i, (offer, _)) in usable.iter().enumerate() {
-                let known_region = chosen.iter().any(|c| usable[*c].0.region == offer.region);
-                if chosen.len() < RELAYS_USED && !chosen.contains(&i) && known_region != other_region {
-                    chosen.push(i);
-                }
-            }
-        }
-        let mut links = BTreeMap::new();
-        for (offer, address) in chosen.into_iter().filter_map(|i| usable.get(i)) {
-            let credentials = offer
-                .credential
-                .as_ref()
-                .map(|c| Credentials::new(c.username.clone(), c.password.expose().to_owned()));
-            let old = self
-                .links
-                .iter()
-                .find(|(_, link)| link.config.relay == offer.relay && link.config.address == *address);
-            if let Some((slot, _)) = old {
-                let slot = *slot;
-                if let Some(mut link) = self.links.remove(&slot) {
-                    link.config.credentials = credentials;
-                    links.insert(slot, link);
-                }
-                continue;
-            }
-            let taken = |slot: &u8| links.contains_key(slot) || self.links.contains_key(slot);
-            let Some(slot) = (0..u8::MAX).find(|slot| !taken(slot)) else { continue };
-            let config =
-                LinkConfig { slot: RelaySlot(slot), relay: offer.relay, address: *address, credentials };
-            links.insert(
-                slot,
-                Link {
-                    config,
-                    relayed: Vec::new(),
-                    mapped: None,
-                    round_trip: None,
-                    permitted: BTreeSet::new(),
-                },
-            );
-        }
-        self.links = links;
-        self.tell(self.links_wanted(), cx);
-        self.candidates_changed();
+        self.late.slots.extend(self.peers.keys());
+        self.catch_up(cx);
     }
 
     fn link_fact(&mut self, fact: LinkFact) {
@@ -285,9 +214,10 @@ impl Peers {
 
     fn permit(&mut self, addresses: Vec<IpAddr>, done: Reply<()>, cx: &mut Cx<Self>) {
         self.tell(TableCommand::Permit(addresses.clone()), cx);
+        let addresses = addresses.into_iter().collect();
         let id = self.next_waiting;
         self.next_waiting += 1;
-        self.waiting.push(Waiting { id, addresses: addresses.into_iter().collect(), done: Some(done) });
+        self.waiting.push(Waiting { id, addresses, done: Some(done) });
         self.settle_waiting();
         if self.waiting.iter().any(|waiting| waiting.id == id) {
             let sleep = cx.sleep(PERMIT_WITHIN);
@@ -341,6 +271,19 @@ impl Peers {
         }
     }
 
+    fn connect(&mut self, config: Box<PeerConfig>, cx: &mut Cx<Self>) {
+        let slot = config.slot;
+        self.tell(TableCommand::Install(config.clone()), cx);
+        match self.peers.get_mut(&slot) {
+            Some(entry) if entry.config.is_same_session(&config) => entry.config = *config,
+            Some(_) | None => {
+                let revoked = GrantVersion::default();
+                let entry = Entry { config: *config, apply: None, revoked, established: false, path: None };
+                self.peers.insert(slot, entry);
+            }
+        }
+    }
+
     fn peer_fact(&mut self, fact: PeerFact) {
         if let Some(entry) = self.peers.get_mut(&fact.slot) {
             match &fact.what {
@@ -386,31 +329,27 @@ impl Actor for Peers {
 
     fn started(&mut self, cx: &mut Cx<Self>) {
         self.tell(TableCommand::Announce, cx);
+        let _ = self.facts.tell(PeersFact::Began);
     }
 
     fn told(&mut self, command: PeersCommand, cx: &mut Cx<Self>) {
         match command {
             PeersCommand::Table(TableFact::Empty { ports }) => {
                 self.ports = ports;
+                self.choose_links();
                 self.refill(cx);
                 self.candidates_changed();
             }
             PeersCommand::Table(TableFact::Peer(fact)) => self.peer_fact(fact),
             PeersCommand::Table(TableFact::Link(fact)) => self.link_fact(fact),
-            PeersCommand::Connect(config) => {
-                let slot = config.slot;
-                self.tell(TableCommand::Install(config.clone()), cx);
-                match self.peers.get_mut(&slot) {
-                    Some(entry) if entry.config.public == config.public => entry.config = *config,
-                    Some(_) | None => {
-                        let entry = Entry { config: *config, apply: None, established: false, path: None };
-                        self.peers.insert(slot, entry);
-                    }
-                }
-            }
+            PeersCommand::Connect(config) => self.connect(config, cx),
             PeersCommand::Disconnect { slot } => {
                 self.peers.remove(&slot);
                 self.tell(TableCommand::Remove { slot }, cx);
+            }
+            PeersCommand::Retain(slots) => {
+                self.peers.retain(|slot, _| slots.contains(slot));
+                self.tell(TableCommand::Retain(slots), cx);
             }
             PeersCommand::Apply { slot, apply } => {
                 if let Some(entry) = self.peers.get_mut(&slot) {
@@ -418,7 +357,12 @@ impl Actor for Peers {
                     self.tell(TableCommand::Apply { slot, apply }, cx);
                 }
             }
-            PeersCommand::Revoke { slot, version } => self.tell(TableCommand::Revoke { slot, version }, cx),
+            PeersCommand::Revoke { slot, version } => {
+                if let Some(entry) = self.peers.get_mut(&slot) {
+                    entry.revoked = entry.revoked.max(version);
+                }
+                self.tell(TableCommand::Revoke { slot, version }, cx);
+            }
             PeersCommand::Candidates { slot, candidates } => {
                 if let Some(entry) = self.peers.get_mut(&slot) {
                     entry.config.candidates.clone_from(&candidates);
@@ -431,7 +375,12 @@ impl Actor for Peers {
                     self.tell(TableCommand::Hygiene { slot, hygiene }, cx);
                 }
             }
-            PeersCommand::Relays(offers) => self.relays(offers, cx),
+            PeersCommand::Relays(offers) => {
+                self.offers = Some(offers);
+                self.choose_links();
+                self.tell(self.links_wanted(), cx);
+                self.candidates_changed();
+            }
             PeersCommand::Permit { addresses, done } => self.permit(addresses, done, cx),
             PeersCommand::Route(change) => self.tell(TableCommand::Route(change), cx),
             PeersCommand::NetworkChanged => {
@@ -440,5 +389,9 @@ impl Actor for Peers {
             }
             PeersCommand::Inspect(reply) => reply.send(self.view()),
         }
+    }
+
+    fn woken(&mut self, cx: &mut Cx<Self>) {
+        self.catch_up(cx);
     }
 }

@@ -52,6 +52,8 @@ pub enum LinkCommand {
     Drain,
     /// The network changed: ask at once whether everything still holds.
     Check,
+    /// Say again what the relay has given.
+    Report,
 }
 
 /// What a link reports.
@@ -125,6 +127,25 @@ impl RelayLink {
     fn report(&self, what: LinkChange) {
         let LinkConfig { relay, slot, .. } = self.machine.config;
         let _ = self.facts.tell(LinkFact { relay, slot, what });
+    }
+
+    fn report_all(&self) {
+        let (mapped, round_trip) = match &self.machine.allocation {
+            Some(allocation) => {
+                let allocation = allocation.borrow();
+                if allocation.state() == protocol_stun::State::Allocated {
+                    self.report(LinkChange::Allocated { relayed: allocation.relayed().to_vec() });
+                }
+                (allocation.mapped(), None)
+            }
+            None => {
+                let binding = self.machine.binding.borrow();
+                (binding.mapped(), binding.rtt())
+            }
+        };
+        if let Some(address) = mapped {
+            self.report(LinkChange::Mapped { address, round_trip: round_trip.unwrap_or_default() });
+        }
     }
 
     fn send(&self, bytes: &[u8]) {
@@ -225,6 +246,7 @@ impl Actor for RelayLink {
             }
             (LinkCommand::Check, Some(allocation)) => allocation.borrow_mut().check(now),
             (LinkCommand::Check, None) => self.machine.binding.borrow_mut().probe(now),
+            (LinkCommand::Report, _) => self.report_all(),
             (LinkCommand::Permit(_) | LinkCommand::Credentials(_), None) | (LinkCommand::Drain, _) => {}
         }
         self.drain(cx);

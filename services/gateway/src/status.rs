@@ -1,0 +1,245 @@
+//! `postern-gateway status`: what the running gateway does.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors_access::{Admissions, AdmissionsCommand, AdmissionsView, SessionState, SessionStatus};
+use actors_runtime::{Actor, Address, Reply, TreeHandle};
+use actors_tunnel::{PathSummary, Peers, PeersCommand, PeersView};
+use protocol_traversal::PathKind;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use services_chassis::local::{Desk, ask};
+use services_chassis::{Failure, chain};
+
+use crate::config::PROGRAM;
+use crate::progress::Progress;
+
+/// The gateway answers from memory.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What there is to know; the answer of the local socket and the output of `status --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    schema: u32,
+    ready: bool,
+    /// What is missing.
+    reason: Option<String>,
+    control: Control,
+    devices: Vec<Device>,
+    relays: Vec<Relay>,
+    /// Where clients may reach this gateway.
+    candidates: Vec<SocketAddr>,
+    drops: std::collections::BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Control {
+    state: String,
+    url: Option<String>,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Device {
+    device: String,
+    grants: usize,
+    connected: bool,
+    path: Option<String>,
+    rtt_ms: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Relay {
+    address: SocketAddr,
+    allocated: bool,
+    rtt_ms: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Request {
+    r#do: String,
+}
+
+/// What answers the requests of the command line.
+pub fn desk(
+    handle: &TreeHandle,
+    session: SessionStatus,
+    url: Option<String>,
+    progress: Arc<Progress>,
+) -> Desk {
+    let handle = handle.clone();
+    Rc::new(move |line| {
+        let (handle, session, url) = (handle.clone(), session.clone(), url.clone());
+        let progress = progress.clone();
+        Box::pin(async move {
+            let request: Request =
+                serde_json::from_str(&line).map_err(|error| Failure::usage(chain(&error)))?;
+            if request.r#do != "status" {
+                return Err(Failure::usage(format!("{PROGRAM} knows no request `{}`", request.r#do)));
+            }
+            let admitted = inspect(&handle.address::<Admissions>(""), AdmissionsCommand::Inspect).await?;
+            let peers = inspect(&handle.address::<Peers>(""), PeersCommand::Inspect).await?;
+            let mut status = status(&admitted, &peers, session.get(), progress.get().err());
+            status.control.url = url;
+            status.drops =
+                handle.registry().drops().into_iter().map(|(reason, n)| (reason.to_owned(), n)).collect();
+            Ok(json!({ "status": status }))
+        })
+    })
+}
+
+async fn inspect<A: Actor, T>(
+    actor: &Address<A>,
+    command: impl FnOnce(Reply<T>) -> A::Command,
+) -> Result<T, Failure> {
+    let (reply, answer) = Reply::channel();
+    let busy = || Failure::failed("the gateway is too busy to answer").fix("try again");
+    actor.tell(command(reply)).map_err(|_| busy())?;
+    answer.await.map_err(|_| busy())
+}
+
+fn status(
+    admitted: &AdmissionsView,
+    peers: &PeersView,
+    session: SessionState,
+    reason: Option<String>,
+) -> Status {
+    let (state, why) = match session {
+        SessionState::Connecting => ("connecting", None),
+        SessionState::Connected => ("connected", None),
+        SessionState::Offline(why) => ("offline", Some(why)),
+        SessionState::Refused(why) => ("refused", Some(why)),
+        SessionState::SignedOut => ("signed-out", None),
+        SessionState::Paused => ("down", None),
+    };
+    let devices = admitted.devices.iter().map(|(device, slot, grants)| {
+        let (connected, path) = peers.peers.get(slot).copied().unwrap_or((false, None));
+        let round_trip = path.and_then(|path| path.round_trip);
+        let path = path.filter(|_| connected).map(|path| kind(&path).to_owned());
+        Device {
+            device: device.to_string(),
+            grants: *grants,
+            connected,
+            path,
+            rtt_ms: round_trip.map(milliseconds),
+        }
+    });
+    let relays = peers.links.iter().map(|link| Relay {
+        address: link.address,
+        allocated: link.allocated,
+        rtt_ms: link.round_trip.map(milliseconds),
+    });
+    Status {
+        schema: 1,
+        ready: reason.is_none(),
+        reason,
+        control: Control { state: state.into(), url: None, reason: why },
+        devices: devices.collect(),
+        relays: relays.collect(),
+        candidates: peers.candidates.iter().map(|candidate| candidate.address).collect(),
+        drops: std::collections::BTreeMap::new(),
+    }
+}
+
+fn kind(path: &PathSummary) -> &'static str {
+    match path.kind {
+        PathKind::Direct => "direct",
+        PathKind::Relayed => "relayed",
+    }
+}
+
+fn milliseconds(round_trip: Duration) -> f64 {
+    (round_trip.as_secs_f64() * 10_000.0).round() / 10.0
+}
+
+/// Asks the running gateway and prints the answer.
+///
+/// # Errors
+/// When it does not answer.
+pub fn show(socket: &Path, as_json: bool) -> Result<(), Failure> {
+    let mut answer = ask(PROGRAM, socket, &json!({"do": "status"}), PATIENCE)?;
+    let status = answer.get_mut("status").map_or(Value::Null, Value::take);
+    if as_json {
+        println!("{status}");
+        return Ok(());
+    }
+    let status: Status = serde_json::from_value(status).map_err(|_| {
+        Failure::failed("the answer of the gateway cannot be read").fix("is it of the same version?")
+    })?;
+    print!("{}", draw(&status));
+    Ok(())
+}
+
+fn draw(status: &Status) -> String {
+    let mut text = String::new();
+    let detail = |text: &Option<String>| text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
+    let said = if status.ready { "ready" } else { "not ready" };
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{said}{}", detail(&status.reason));
+    let Control { state, url, reason } = &status.control;
+    let _ = writeln!(text, "control  {state}  {}{}", url.as_deref().unwrap_or("-"), detail(reason));
+    let ms = |rtt: Option<f64>| rtt.map_or_else(|| "-".into(), |rtt| format!("{rtt} ms"));
+    for Relay { address, allocated, rtt_ms } in &status.relays {
+        let _ = writeln!(
+            text,
+            "relay    {address}  {}  {}",
+            if *allocated { "allocated" } else { "-" },
+            ms(*rtt_ms)
+        );
+    }
+    for Device { device, grants, connected, path, rtt_ms } in &status.devices {
+        let path = if *connected { path.as_deref().unwrap_or("connected") } else { "not connected" };
+        let _ = writeln!(text, "device   {device}  {grants} grants  {path}  {}", ms(*rtt_ms));
+    }
+    for (reason, count) in status.drops.iter().filter(|(_, count)| **count > 0) {
+        let _ = writeln!(text, "dropped  {count}  {reason}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol_identity::DeviceId;
+
+    use super::*;
+
+    #[test]
+    fn a_device_shows_its_path_only_while_it_is_connected() {
+        let (near, gone) = (DeviceId::fresh(), DeviceId::fresh());
+        let admitted = AdmissionsView { devices: vec![(near, 1, 2), (gone, 2, 1)], ready: true };
+        let path = PathSummary {
+            kind: PathKind::Direct,
+            round_trip: Some(Duration::from_micros(12_340)),
+            remote: "192.0.2.1:5000".parse().unwrap(),
+            proven: true,
+        };
+        let peers =
+            PeersView { peers: [(1, (true, Some(path))), (2, (false, None))].into(), ..PeersView::default() };
+
+        let status = status(&admitted, &peers, SessionState::Connected, None);
+
+        assert_eq!(
+            (status.devices[0].path.as_deref(), status.devices[0].rtt_ms),
+            (Some("direct"), Some(12.3))
+        );
+        assert_eq!((status.devices[1].path.as_deref(), status.devices[1].connected), (None, false));
+    }
+
+    #[test]
+    fn what_is_missing_is_said_first() {
+        let offline = SessionState::Offline("control cannot be reached".into());
+        let missing = Some("control was not reached yet".to_owned());
+
+        let status = status(&AdmissionsView::default(), &PeersView::default(), offline, missing);
+
+        let text = draw(&status);
+        assert!(text.starts_with("not ready: control was not reached yet\ncontrol  offline"), "{text}");
+        let again: Status = serde_json::from_value(serde_json::to_value(&status).unwrap()).unwrap();
+        assert_eq!(again, status);
+    }
+}
