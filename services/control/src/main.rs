@@ -19,9 +19,6 @@ use services_chassis::{Failure, local};
 use crate::cli::{Cli, Command};
 use crate::config::{Config, PROGRAM};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     services_chassis::main(run)
 }

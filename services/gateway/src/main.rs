@@ -17,9 +17,6 @@ use services_chassis::{Failure, local};
 use crate::cli::{Cli, Command, Line};
 use crate::config::{Config, PROGRAM};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     services_chassis::main(|Line(cli)| run(&cli))
 }
