@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, not the helpers beside them")]
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use protocol_stun::{AllocationClient, AllocationConfig, Credentials, Event, Lost, Output, Received};
@@ -15,6 +15,7 @@ struct Relay {
     process: Child,
     address: SocketAddr,
     metrics: SocketAddr,
+    log: std::fs::File,
     _run_dir: tempfile::TempDir,
 }
 
@@ -23,18 +24,20 @@ impl Relay {
         let address = free_udp();
         let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let run_dir = tempfile::tempdir().unwrap();
+        // A file: a pipe that nobody reads would fill up and stop the program.
+        let log = tempfile::tempfile().unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_postern-relay"))
             .args(["--standalone", "--static-user", "alice:wonder"])
             .args(["--listen", &address.to_string(), "--metrics-listen", &metrics.to_string()])
-            .args(["--log", "debug"])
+            .args(["--log", "trace"])
             .arg("--run-dir")
             .arg(run_dir.path())
             .args(arguments)
             .env_remove("POSTERN_CONFIG")
-            .stderr(Stdio::piped())
+            .stderr(log.try_clone().unwrap())
             .spawn()
             .unwrap();
-        let relay = Self { process, address, metrics, _run_dir: run_dir };
+        let relay = Self { process, address, metrics, log, _run_dir: run_dir };
         relay.until("the relay is ready", |relay| {
             relay.get("/readyz").is_some_and(|page| page.contains("200 OK"))
         });
@@ -86,7 +89,8 @@ impl Relay {
             std::thread::sleep(Duration::from_millis(20));
         };
         let mut log = String::new();
-        self.process.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        self.log.rewind().unwrap();
+        self.log.read_to_string(&mut log).unwrap();
         (status.code(), log)
     }
 }
