@@ -184,7 +184,7 @@ pub fn resources(socket: &Path, as_json: bool) -> Result<(), Failure> {
         let members = ["name", "kind", "address", "site", "mapped", "state"];
         table.add_row(members.map(|member| admin::cell(item.get(member))));
     }
-    println!("{}", table.trim_fmt());
+    println!("{}", admin::draw(&table));
     Ok(())
 }
 

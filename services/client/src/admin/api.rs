@@ -169,8 +169,13 @@ fn flag_of(field: &str) -> Option<String> {
 fn refusal(status: StatusCode, problem: Problem, retry_after: Option<u32>) -> Failure {
     let detail =
         if problem.detail.is_empty() { format!("control answered {status}") } else { problem.detail };
-    let what = match problem.field.as_deref().and_then(flag_of) {
-        Some(flag) => format!("{flag}: {detail}"),
+    let what = match problem.field.as_deref().and_then(|field| Some((field, flag_of(field)?))) {
+        // The person knows the flag, not the field.
+        Some((field, flag)) => {
+            let detail =
+                detail.strip_prefix(field).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&detail);
+            format!("{flag}: {detail}")
+        }
         None => detail,
     };
     match (status, problem.code.as_str()) {
@@ -219,7 +224,7 @@ mod tests {
     #[test]
     fn an_error_names_the_flag_and_the_fix() {
         let answer = problem(
-            r#"{"detail": "no site is called ofice", "field": "site", "code": "not-found", "status": 404}"#,
+            r#"{"detail": "site: no site is called ofice", "field": "site", "code": "not-found", "status": 404}"#,
         );
 
         let failure = refusal(StatusCode::NOT_FOUND, answer, None);

@@ -60,6 +60,68 @@ impl ConditionFlags {
     }
 }
 
+/// Whether an object is the conditions of a policy.
+pub fn are(members: &Map<String, Value>) -> bool {
+    let known = [
+        "time_windows",
+        "source_cidrs",
+        "countries",
+        "providers",
+        "posture",
+        "device_verified",
+        "session_age_seconds",
+    ];
+    !members.is_empty() && members.keys().all(|name| known.contains(&name.as_str()))
+}
+
+/// Conditions as a person reads them, close to the flags that set them.
+pub fn describe(conditions: &Map<String, Value>) -> String {
+    let parts = conditions.iter().filter_map(|(name, value)| {
+        let each = |show: fn(&Value) -> String| {
+            let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
+            items.iter().map(show).collect::<Vec<_>>().join(" or ")
+        };
+        match name.as_str() {
+            "time_windows" => Some(each(describe_window)),
+            "posture" => Some(each(describe_posture).replace(" or ", ", ")),
+            "source_cidrs" => Some(format!("from {}", each(text))),
+            "countries" => Some(format!("in {}", each(text))),
+            "providers" => Some(format!("signed in at {}", each(text))),
+            "device_verified" => Some("verified device".into()),
+            "session_age_seconds" => Some(format!("signed in within {}", duration::show(value.as_u64()?))),
+            _ => None,
+        }
+    });
+    parts.collect::<Vec<_>>().join("; ")
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn describe_window(window: &Value) -> String {
+    let part = |name: &str| window.get(name).map(text).unwrap_or_default();
+    let days = window.get("days").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let days = days.iter().map(text).collect::<Vec<_>>();
+    let place = |day: &String| DAYS.iter().position(|known| known == day);
+    let in_a_row = days.windows(2).all(|pair| match pair {
+        [first, second] => place(first).is_some_and(|first| place(second) == Some((first + 1) % DAYS.len())),
+        _ => false,
+    });
+    let days = match days.as_slice() {
+        days if days.len() == DAYS.len() => "daily".into(),
+        [first, .., last] if in_a_row => format!("{first}-{last}"),
+        days => days.join(","),
+    };
+    format!("{days} {}-{} {}", part("from"), part("to"), part("zone"))
+}
+
+fn describe_posture(attribute: &Value) -> String {
+    let values = attribute.get("is").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let values = values.iter().map(text).collect::<Vec<_>>().join(",");
+    format!("{}={values}", attribute.get("attribute").map(text).unwrap_or_default())
+}
+
 fn parse_days(text: &str) -> Option<Vec<&'static str>> {
     let day = |name: &str| DAYS.iter().position(|day| day.eq_ignore_ascii_case(name));
     if text.eq_ignore_ascii_case("daily") {
@@ -114,6 +176,27 @@ mod tests {
         assert_eq!(
             window,
             json!({"days": ["mon", "tue", "wed", "thu", "fri"], "from": "08:00", "to": "18:00", "zone": "Europe/Berlin"})
+        );
+    }
+
+    #[test]
+    fn conditions_read_as_they_were_written() {
+        let flags = ConditionFlags {
+            windows: vec![
+                parse_window("sat-mon 22:00-06:00 UTC").unwrap(),
+                parse_window("wed,fri 08:00-09:00 UTC").unwrap(),
+            ],
+            posture: vec![parse_posture("os=linux,macos").unwrap()],
+            session_age: Some(Duration::from_secs(43_200)),
+            ..ConditionFlags::default()
+        };
+
+        let body = flags.body();
+
+        assert!(are(&body));
+        assert_eq!(
+            describe(&body),
+            "os=linux,macos; signed in within 12h; sat-mon 22:00-06:00 UTC or wed,fri 08:00-09:00 UTC"
         );
     }
 

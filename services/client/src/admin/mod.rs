@@ -10,5 +10,5 @@ pub mod profile;
 mod run;
 mod token_out;
 
-pub use output::{cell, table};
+pub use output::{cell, draw, table};
 pub use run::run;

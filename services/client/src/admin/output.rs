@@ -1,10 +1,11 @@
 //! Answers: tables for people, one JSON object for programs.
 
 use comfy_table::{ContentArrangement, Table, TableStyle};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::duration;
 use super::kinds::Kind;
+use super::{conditions, duration};
 
 /// The version of every JSON answer.
 pub const SCHEMA: u32 = 1;
@@ -20,29 +21,47 @@ pub fn table(head: &[&str]) -> Table {
     table
 }
 
+/// The table as text, flush left.
+pub fn draw(table: &Table) -> String {
+    let lines = table.lines().map(|line| line.trim_end().strip_prefix(' ').unwrap_or_default().to_owned());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// A value in one cell: references by their names, nothing as `-`.
 pub fn cell(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "-".into(),
         Some(Value::String(text)) if text.is_empty() => "-".into(),
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => readable(text),
         Some(Value::Bool(true)) => "yes".into(),
         Some(Value::Bool(false)) => "no".into(),
         Some(Value::Number(number)) => number.to_string(),
         Some(Value::Array(items)) if items.is_empty() => "-".into(),
         Some(Value::Array(items)) => items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join(", "),
-        Some(Value::Object(members)) => match members.get("name") {
-            Some(name) => cell(Some(name)),
-            None if members.is_empty() => "-".into(),
-            None => members
-                .iter()
-                .map(|(name, value)| {
-                    let (name, shown) = member(name, value);
-                    format!("{name}: {shown}")
-                })
-                .collect::<Vec<_>>()
-                .join("; "),
-        },
+        Some(Value::Object(members)) => {
+            match (members.get("name"), members.get("online"), members.get("known")) {
+                (Some(name), _, _) => cell(Some(name)),
+                (None, Some(online), Some(known)) => format!("{online} of {known} online"),
+                (None, _, _) if members.is_empty() => "-".into(),
+                (None, _, _) if conditions::are(members) => conditions::describe(members),
+                (None, _, _) => members
+                    .iter()
+                    .map(|(name, value)| {
+                        let (name, shown) = member(name, value);
+                        format!("{name}: {shown}")
+                    })
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            }
+        }
+    }
+}
+
+/// A time without what nobody reads; anything else as it is, without control characters.
+fn readable(text: &str) -> String {
+    match text.parse::<Timestamp>() {
+        Ok(time) if text.ends_with('Z') => time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+        Ok(_) | Err(_) => text.chars().filter(|c| !c.is_control()).collect(),
     }
 }
 
@@ -67,7 +86,7 @@ pub fn list(kind: Kind, items: &[Value], as_json: bool) {
     for item in items {
         table.add_row(kind.columns.iter().map(|(_, member)| cell(item.pointer(member))));
     }
-    println!("{}", table.trim_fmt());
+    println!("{}", draw(&table));
 }
 
 /// Prints one thing, a line for each of its members.
@@ -80,7 +99,7 @@ pub fn item(item: &Value, as_json: bool) {
         let (name, shown) = member(name, value);
         table.add_row([name, shown]);
     }
-    println!("{}", table.trim_fmt());
+    println!("{}", draw(&table));
 }
 
 /// Says that something was made or changed: one line for people, the object for programs.
@@ -114,8 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn counts_show_with_their_names() {
-        assert_eq!(cell(Some(&json!({"known": 2, "online": 1}))), "known: 2; online: 1");
-        assert_eq!(cell(Some(&json!({"session_age_seconds": 43200}))), "session age: 12h");
+    fn counts_times_and_durations_are_readable() {
+        assert_eq!(cell(Some(&json!({"known": 2, "online": 1}))), "1 of 2 online");
+        assert_eq!(cell(Some(&json!("2026-11-24T07:12:52.84Z"))), "2026-11-24 07:12:52Z");
+        assert_eq!(member("max_session_seconds", &json!(43200)), ("max session".into(), "12h".into()));
+    }
+
+    #[test]
+    fn a_table_is_flush_left() {
+        let mut table = table(&["NAME", "KIND"]);
+        table.add_row(["wiki", "dns"]);
+
+        assert_eq!(draw(&table), "NAME  KIND\nwiki  dns");
     }
 }
