@@ -91,8 +91,12 @@ impl Router {
 }
 
 fn rules(plan: RouterPlan) -> String {
-    let udp = if plan.udp { "" } else { "meta l4proto udp counter drop" };
-    let ipv6 = if plan.ipv6 { "" } else { "meta nfproto ipv6 counter drop" };
+    // Only what crosses the router: on some kernels the switch inside passes through these hooks too.
+    let crossing = |what: &str| {
+        format!("iifname \"outside\" {what} counter drop\n        oifname \"outside\" {what} counter drop")
+    };
+    let udp = if plan.udp { String::new() } else { crossing("meta l4proto udp") };
+    let ipv6 = if plan.ipv6 { String::new() } else { crossing("meta nfproto ipv6") };
     let open = plan.nat == Nat::None;
     let inward = match plan.nat {
         Nat::None => "accept",
