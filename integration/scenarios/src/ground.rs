@@ -119,6 +119,7 @@ impl Ground {
         ground.attach(&ground.office, "eth0", &ground.office_nat, 1, 2)?;
         ground.attach(&ground.web, "eth0", &ground.office_nat, 1, 20)?;
         ground.web.address("eth0", &["192.168.1.30/24", "192.168.2.30/24"])?;
+        ground.office.ip("route add 192.168.2.0/24 dev eth0")?;
         ground.attach(&ground.home, "eth0", &ground.home_nat, 7, 2)?;
         ground.office.names(&[ip(addresses::WEB)?], &[])?;
         ground.home.names(&[ip("203.0.113.53")?], &[])?;
