@@ -154,6 +154,13 @@ impl Directory {
                         peer.account == account && peer.token == token
                     });
                 }
+                // Its end may be another one now: its sessions come back and see.
+                Action::Put(Object::Token(token)) => {
+                    let token = token.id;
+                    self.end_where(CloseReason::ShuttingDown, cx, |peer| {
+                        peer.account == account && peer.token == token
+                    });
+                }
                 Action::Deleted(Kind::Principal, id) => {
                     let id = *id;
                     self.end_where(CloseReason::Disabled, cx, |peer| {

@@ -74,8 +74,8 @@ impl Storage for Counting {
 fn followers_hear_of_every_commit_in_order_even_when_they_had_no_room() {
     let account = AccountId::fresh();
     let universe = Universe::new(ROWS);
-    let mut office = universe.inbox::<GrantOffice>("default");
-    let mut directory = universe.inbox::<Directory>(ONLY);
+    let office = universe.inbox::<GrantOffice>("default");
+    let directory = universe.inbox::<Directory>(ONLY);
     let _registry = universe.inbox::<RelayRegistry>(ONLY);
     let storage: Arc<dyn Storage> = Arc::new(Counting::default());
     let accounts = vec![(account, "default".to_owned())];

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use actix_web::{App, HttpServer, web};
 use actors_control::clock::Clock;
+use actors_control::grant_office::{self, GrantOffice};
 use actors_control::storage::Storage;
-use actors_runtime::TreeHandle;
+use actors_runtime::{Address, Reply, TreeHandle};
 use rustls::ServerConfig;
-use services_chassis::{Chassis, Failure, no_desk};
+use services_chassis::{Chassis, Failure, Readiness, no_desk};
 
 use crate::api::{Api, Throttle, routes};
 use crate::certificate;
@@ -53,6 +54,8 @@ pub fn run(config: Config) -> Result<(), Failure> {
         match receiver.try_recv() {
             Ok(Addresses { store, offices, directory, audit }) => {
                 let throttle = Throttle::default();
+                readiness.not_ready("the accounts are being read");
+                actix_rt::spawn(ready_when_read(offices.values().cloned().collect(), readiness.clone()));
                 let api = web::Data::new(Api {
                     storage,
                     store,
@@ -73,6 +76,22 @@ pub fn run(config: Config) -> Result<(), Failure> {
         }
         no_desk(handle)
     })
+}
+
+/// Ready once every office has read its account.
+async fn ready_when_read(offices: Vec<Address<GrantOffice>>, readiness: Readiness) {
+    for office in offices {
+        loop {
+            let (reply, answer) = Reply::channel();
+            let told = office.tell(grant_office::Command::Settle(0, reply)).is_ok();
+            if told && answer.await.is_ok() {
+                break;
+            }
+            // It failed and starts again, or gives up and ends the process.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    readiness.ready();
 }
 
 fn open_port(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {

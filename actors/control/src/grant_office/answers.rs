@@ -20,6 +20,13 @@ impl Office {
         if !fits || applied.version != grant.version {
             return;
         }
+        // A gateway that is back says what is known: nobody has to hear of it again.
+        let known = grant.confirmed.as_ref().is_some_and(|known| {
+            known.answer == applied.answer && (known.has_v4, known.has_v6) == (applied.has_v4, applied.has_v6)
+        });
+        if known && grant.kept == Some(grant.version) && grant.waiting.is_none() {
+            return;
+        }
         grant.confirmed =
             Some(Confirmed { answer: applied.answer, has_v4: applied.has_v4, has_v6: applied.has_v6 });
         if let Some(record) = Self::record(grant) {
@@ -33,6 +40,7 @@ impl Office {
         if !kept {
             return self.revoke(id, DenyReason::Ended, "it could not be stored");
         }
+        grant.kept = Some(version);
         let request = grant.waiting.take().map_or(0, |waiting| waiting.request);
         let device = grant.device;
         let message = self.grants.get(&id).and_then(|grant| self.granted(grant, request, now));

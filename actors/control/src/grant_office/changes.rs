@@ -1,11 +1,13 @@
 //! The change log moves on.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use protocol_control::{DenyReason, ToNode};
 use protocol_identity::{DeviceId, GrantId, ResourceId};
 
 use super::model::{Model, Touched};
-use super::office::{Office, Output};
+use super::office::{Office, Open, Output};
 use crate::storage::{Committed, Everything};
 
 impl Office {
@@ -32,7 +34,13 @@ impl Office {
 
     /// Everything was read anew after a gap.
     pub fn handle_loaded(&mut self, everything: Everything, now: Timestamp) {
-        let (model, _) = Model::load(everything);
+        let (model, stored) = Model::load(everything);
+        let stored: BTreeSet<GrantId> = stored.into_iter().map(|grant| grant.id).collect();
+        let ended = |grant: &&Open| grant.kept.is_some() && !stored.contains(&grant.id);
+        let ended: Vec<GrantId> = self.grants.values().filter(ended).map(|grant| grant.id).collect();
+        for id in ended {
+            self.revoke(id, DenyReason::Ended, "it was ended");
+        }
         let touched = Touched { policy: true, ..Touched::default() };
         self.model = model;
         self.index = self.model.compile();

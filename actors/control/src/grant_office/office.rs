@@ -76,6 +76,8 @@ pub(super) struct Open {
     pub view: ResourceView,
     /// Set once the gateway has installed it.
     pub confirmed: Option<Confirmed>,
+    /// The version that storage has kept.
+    pub kept: Option<GrantVersion>,
     /// The client still has to be told.
     pub waiting: Option<Waiting>,
     /// Whether it was looked at shortly before its end.
@@ -184,6 +186,7 @@ impl Office {
             lease: grant.lease_ends_at,
             view,
             confirmed: Some(Confirmed { answer, has_v4, has_v6 }),
+            kept: Some(grant.version),
             waiting: None,
             looked_ahead: false,
         });

@@ -115,6 +115,7 @@ impl Office {
             lease: self.lease(end, now),
             view,
             confirmed: None,
+            kept: None,
             waiting,
             looked_ahead: false,
         });

@@ -1,4 +1,5 @@
-//! Who asks: a bearer token decides the account. Failures are counted by address and slowed down.
+//! Who asks: a bearer token decides the account. Failures are counted by address and slowed down; a right token always
+//! passes, since others may share its address.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -38,7 +39,7 @@ impl Throttle {
         }
     }
 
-    /// Refuses an address that failed too often.
+    /// The answer to a failure from an address that failed too often already.
     fn check(&self, address: IpAddr, now: Instant) -> Result<(), Problem> {
         let Ok(failures) = self.0.lock() else { return Ok(()) };
         match failures.get(&Self::bucket(address)) {
@@ -90,9 +91,6 @@ pub async fn authenticate(
     };
     let source = request.peer_addr().map(|address| address.ip());
     let now = Instant::now();
-    if let Some(source) = source {
-        api.throttle.check(source, now)?;
-    }
     let header = request.headers().get(header::AUTHORIZATION).ok_or_else(|| refused("no token was sent"))?;
     let bearer = header
         .to_str()
@@ -102,6 +100,7 @@ pub async fn authenticate(
         .and_then(|(_, token)| token.parse::<Bearer>().ok());
     let fail = |detail| {
         if let Some(source) = source {
+            api.throttle.check(source, now)?;
             api.throttle.failed(source, now);
         }
         Err(refused(detail))
@@ -123,8 +122,11 @@ pub async fn authenticate(
             name: Some(token.name.clone()),
             detail: serde_json::json!({ "why": "the token has ended" }),
         };
-        api.note(account.id, "control", note);
-        return fail("the token has ended");
+        let failed = fail("the token has ended");
+        if failed.as_ref().is_err_and(|problem| problem.code == Code::Unauthenticated) {
+            api.note(account.id, "control", note);
+        }
+        return failed;
     }
     api.tell_audit(audit_log::Command::Used(account.id, token.id));
     Ok((account, token))

@@ -66,7 +66,7 @@ impl Stage {
         ];
         let universe = Universe::new(ROWS);
         let store = universe.inbox::<Store>(ONLY);
-        let mut registry = universe.inbox::<RelayRegistry>(ONLY);
+        let registry = universe.inbox::<RelayRegistry>(ONLY);
         let directory = universe.inbox::<Directory>(ONLY);
         let device = universe.inbox::<DeviceSession>("laptop");
         let gateway = universe.inbox::<DeviceSession>("office-1");

@@ -1,5 +1,5 @@
 use protocol_control::{
-    ClientState, DenyReason, GatewayRefusal, GatewayState, RequestAccess, ToNode, Welcome,
+    Applied, ClientState, DenyReason, GatewayRefusal, GatewayState, RequestAccess, ToNode, Welcome,
 };
 use protocol_identity::{DeviceId, WireguardKey};
 
@@ -268,6 +268,7 @@ fn grants_survive_a_start_of_control_without_being_touched() {
     world.ask(world.lan.id, 1);
     let authorize = world.said().authorize();
     let kept = world.install(&authorize).kept.remove(0);
+    let installed = kept.state.answer.clone();
     let objects = vec![
         world.site.clone().into(),
         world.ci.clone().into(),
@@ -292,6 +293,17 @@ fn grants_survive_a_start_of_control_without_being_touched() {
     let client = client_state(&said);
     assert_eq!(client.grants, [(authorize.grant, world.lan.id, world.gateway.0.id, DAY - HOUR)]);
     assert_eq!(said.revokes() + said.authorizes(), 0);
+    // The gateway says again what it has installed: nothing follows from it.
+    let again = Applied {
+        grant: authorize.grant,
+        version: authorize.version,
+        answer: installed,
+        has_v4: true,
+        has_v6: false,
+    };
+    world.office.handle_applied(world.gateway.0.id, again);
+    let said = world.said();
+    assert!(said.kept.is_empty() && said.device.is_empty());
 }
 
 #[test]

@@ -273,11 +273,8 @@ async fn a_guesser_is_slowed_down() {
     }
 
     assert_eq!(last, 429);
-    assert_eq!(
-        stage.ask("GET", "/api/v1/sites", Value::Null).await.status,
-        429,
-        "the right token too, from there"
-    );
+    let right = stage.ask("GET", "/api/v1/sites", Value::Null).await;
+    assert_eq!(right.status, 200, "others may share the address");
 }
 
 #[actix_web::test]
