@@ -323,45 +323,4 @@ pub fn read_request(line: &str) -> Result<Request, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn without_control_nothing_that_is_not_granted_can_be_reached() {
-        for state in [ResourceState::Unused, ResourceState::Asked, ResourceState::Offline] {
-            assert_eq!(access(&state, ControlState::Offline).0, Access::Offline);
-        }
-        assert_eq!(access(&ResourceState::Granted, ControlState::Offline).0, Access::Granted);
-    }
-
-    #[test]
-    fn a_refusal_says_which_rule_is_missing() {
-        let (state, reason) = access(&ResourceState::Denied(DenyReason::NoRule), ControlState::Connected);
-
-        assert_eq!(state, Access::Denied);
-        assert!(reason.unwrap().contains("no policy allows it"));
-    }
-
-    #[test]
-    fn a_crooked_request_is_not_repeated() {
-        let failure =
-            read_request(r#"{"do": "login", "token": "pst_service_secret", "more": 1}"#).err().unwrap();
-
-        assert!(!failure.to_string().contains("secret"));
-    }
-
-    #[test]
-    fn the_requests_of_the_command_line_are_known() {
-        for line in [
-            json!({"do": "status"}),
-            json!({"do": "up"}),
-            json!({"do": "down"}),
-            json!({"do": "resources"}),
-            json!({"do": "logout"}),
-            json!({"do": "explain", "resource": "wiki"}),
-            json!({"do": "login", "token": "t", "control_url": null, "control_pin": null, "ca": null}),
-        ] {
-            assert!(read_request(&line.to_string()).is_ok(), "{line}");
-        }
-    }
-}
+mod tests;
