@@ -187,10 +187,21 @@ pub struct Rename {
 pub struct SiteCreate {
     /// Its name
     pub name: String,
+    /// For people
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
 }
 
 /// What can change about a site.
-pub type SiteUpdate = Rename;
+#[derive(Debug, Args)]
+pub struct SiteUpdate {
+    /// New name
+    #[arg(long = "name", value_name = "NAME")]
+    pub new_name: Option<String>,
+    /// For people
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+}
 
 /// What can change about a relay.
 #[derive(Debug, Args)]

@@ -58,7 +58,7 @@ pub trait Change {
 
 impl Create for cli::SiteCreate {
     fn body(&self) -> Map<String, Value> {
-        object([("name", Some(json!(self.name)))])
+        object([("name", Some(json!(self.name))), ("description", self.description.clone().map(Value::from))])
     }
 }
 
@@ -153,6 +153,15 @@ impl Create for cli::TokenFlags {
 impl Change for cli::Rename {
     fn body(&self) -> Result<Map<String, Value>, Failure> {
         Ok(object([("name", self.new_name.clone().map(Value::from))]))
+    }
+}
+
+impl Change for cli::SiteUpdate {
+    fn body(&self) -> Result<Map<String, Value>, Failure> {
+        Ok(object([
+            ("name", self.new_name.clone().map(Value::from)),
+            ("description", self.description.clone().map(Value::from)),
+        ]))
     }
 }
 

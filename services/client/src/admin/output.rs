@@ -67,10 +67,11 @@ fn readable(text: &str) -> String {
 
 /// A member's name and value for people; seconds become a duration.
 fn member(name: &str, value: &Value) -> (String, String) {
-    match (name.strip_suffix("_seconds"), value.as_u64()) {
-        (Some(name), Some(seconds)) => (name.replace('_', " "), duration::show(seconds)),
-        (_, _) => (name.replace('_', " "), cell(Some(value))),
-    }
+    let shown = match (name.strip_suffix("_seconds"), value.as_u64()) {
+        (Some(_), Some(seconds)) => duration::show(seconds),
+        (_, _) => cell(Some(value)),
+    };
+    (name.strip_suffix("_seconds").unwrap_or(name).replace('_', " "), shown)
 }
 
 /// Prints a list.
