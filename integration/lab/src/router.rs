@@ -76,16 +76,20 @@ impl Router {
         &self.host
     }
 
-    /// Puts a plan in force, and forgets every translation made under the plan before.
+    /// Puts a plan in force, and forgets the translations of UDP made under the plan before. TCP connections go on.
     pub fn set(&self, plan: impl Into<RouterPlan>) -> Result<()> {
         self.host.nft(&rules(plan.into()))?;
-        self.forget()
+        self.tool(&["forget-connections", "--udp"])
     }
 
     /// Forgets all connections, as a router does that was switched off and on.
     pub fn forget(&self) -> Result<()> {
-        let tool = crate::program("lab-tool")?;
-        self.host.run(&[tool.as_os_str(), "forget-connections".as_ref()])?;
+        self.tool(&["forget-connections"])
+    }
+
+    fn tool(&self, words: &[&str]) -> Result<()> {
+        let tool = crate::program("lab-tool")?.display().to_string();
+        self.host.run(&[&[tool.as_str()], words].concat())?;
         Ok(())
     }
 }

@@ -160,3 +160,28 @@ fn a_router_without_ipv6_passes_ipv4_only() {
 
     assert_eq!((received("[2001:db8:1::1]"), received("203.0.113.1")), (0, 5));
 }
+
+#[test]
+fn a_new_plan_leaves_tcp_alone_and_a_reboot_does_not() {
+    let street = street(Nat::PortRestricted);
+    let _web = server(&street.far, "web", "http --listen 203.0.113.1:80");
+    let download = |name: &str| {
+        let url = "http://203.0.113.1/paced/100000/3";
+        let curl = street.home.launch(name, "curl").args(["-sS", "--max-time", "10", "-o", name, url]);
+        let curl = curl.start().unwrap();
+        let file = street.home.dir().join(name);
+        let begun = || Ok(std::fs::metadata(&file).is_ok_and(|file| file.len() > 20_000));
+        wait::until_true("the download runs", Duration::from_secs(5), begun).unwrap();
+        curl
+    };
+
+    let first = download("first");
+    street.router.set(Nat::Symmetric).unwrap();
+    let survived = first.wait(Duration::from_secs(12)).unwrap();
+    let second = download("second");
+    street.router.forget().unwrap();
+    let ended = second.wait(Duration::from_secs(12)).unwrap();
+
+    assert_eq!(survived, 0, "{}", first.stderr());
+    assert_ne!(ended, 0);
+}

@@ -60,8 +60,12 @@ enum What {
     UdpSend(observe::Send),
     /// Stands between control and a node, and floods the node with control's messages when told.
     ControlProxy(flood::Proxy),
-    /// Empties the connection table of this network namespace.
-    ForgetConnections,
+    /// Makes this network namespace forget its connections, and with them their translations.
+    ForgetConnections {
+        /// Only those of UDP.
+        #[arg(long)]
+        udp: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -73,7 +77,8 @@ fn main() -> Result<()> {
         What::UdpObserve { listen } => observe::serve(&listen),
         What::UdpSend(send) => send.run(),
         What::ControlProxy(proxy) => proxy.run(),
-        What::ForgetConnections => conntrack::forget_all(),
+        What::ForgetConnections { udp: true } => conntrack::forget_udp(),
+        What::ForgetConnections { udp: false } => conntrack::forget_all(),
     }
 }
 
