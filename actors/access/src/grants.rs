@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actors_network::{HostPlan, Routes, RoutesCommand};
+use actors_network::{HostPlan, Routes, RoutesCommand, STUB_ADDRESS};
 use actors_runtime::{Actor, Address, Cx, Never, Outlet, Reply};
 use actors_tunnel::{
     PathSummary, PeerChange, PeerConfig, PeerName, Peers, PeersCommand, PeersFact, RouterChange,
@@ -38,8 +38,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const DENIED_FOR: Duration = Duration::from_secs(2);
 /// How long a resource that is gone is still refused, rather than unknown.
 const DEPART_WITHIN: Duration = Duration::from_secs(5);
-/// A grant is asked for anew this long before it ends, so that use does not stop.
+/// A grant is asked for anew this long before it ends, or at half of its time, so that use does not stop.
 const RENEW_BEFORE: Duration = Duration::from_secs(10);
+/// What is left of a grant that is not asked for anew any more: what control gives then ends at the same time.
+const TOO_SHORT: Duration = Duration::from_secs(1);
 
 /// What the grants can be told.
 pub enum GrantsCommand {
@@ -157,9 +159,24 @@ struct Known {
 enum Stand {
     Unused,
     Asked { request: u64 },
-    Granted { grant: GrantId, gateway: GatewayId, ends: Duration, families: (bool, bool), renewing: bool },
+    Granted { grant: GrantId, gateway: GatewayId, term: Term, families: (bool, bool), renewing: bool },
     Denied(DenyReason),
     Offline,
+}
+
+/// The time of a grant, on [`lasting_time`].
+#[derive(Clone, Copy)]
+struct Term {
+    ends: Duration,
+    renew: Option<Duration>,
+}
+
+impl Term {
+    fn of(remaining: Duration) -> Self {
+        let ends = lasting_time() + remaining;
+        let renew = (remaining >= TOO_SHORT).then(|| ends.saturating_sub(RENEW_BEFORE.min(remaining / 2)));
+        Self { ends, renew }
+    }
 }
 
 struct Gateway {
@@ -268,6 +285,10 @@ impl Grants {
         let ClientState { device, principal, addresses, resources, relays, grants, account: _ } = state;
         tracing::info!(resources = resources.len(), grants = grants.len(), "full state");
         self.up = true;
+        if self.device.as_ref().is_some_and(|(id, ..)| *id != device) {
+            tracing::info!("this installation is another device now: what the last one had is dropped");
+            self.drop_everything(cx);
+        }
         if self.device.as_ref().map(|(id, _, inner)| (*id, *inner)) != Some((device, addresses)) {
             self.route(RouterChange::Inner(addresses), cx);
         }
@@ -298,6 +319,15 @@ impl Grants {
         for resource in ended {
             self.deny(resource, DenyReason::Ended, cx);
         }
+        for known in self.resources.values_mut() {
+            if let Stand::Granted { grant, term, renewing, .. } = &mut known.stand
+                && let Some((.., remaining)) = grants.iter().find(|(id, ..)| id == grant)
+            {
+                *term = Term::of(*remaining);
+                *renewing = false;
+            }
+        }
+        self.set_alarm(cx);
         // A refusal or an outage of before says nothing about now.
         for known in self.resources.values_mut() {
             if matches!(known.stand, Stand::Denied(_) | Stand::Offline) {
@@ -370,7 +400,7 @@ impl Grants {
         }
         let relays = self.relays.iter().flat_map(|relay| relay.addresses.iter().map(|address| address.ip()));
         let plan = HostPlan {
-            addresses: vec![inner.v4.into(), inner.v6.into()],
+            addresses: vec![inner.v4.into(), inner.v6.into(), STUB_ADDRESS.into()],
             routes,
             outside: (self.settings.outside)().into_iter().chain(relays).collect(),
             default_route_consent: false,
@@ -473,7 +503,10 @@ impl Grants {
             self.candidates.clone(),
         );
         match &mut known.stand {
-            Stand::Granted { renewing, .. } => *renewing = true,
+            Stand::Granted { renewing, term, .. } => {
+                *renewing = true;
+                term.renew = None;
+            }
             Stand::Unused | Stand::Asked { .. } | Stand::Denied(_) | Stand::Offline => {
                 known.stand = Stand::Asked { request };
                 self.tell_peers(
@@ -542,13 +575,13 @@ impl Grants {
         let Some(slot) = self.connect(answer, gateway_name, cx) else {
             return self.deny(resource, DenyReason::Gateway(protocol_control::GatewayRefusal::BadOffer), cx);
         };
-        let ends = lasting_time() + remaining;
+        let term = Term::of(remaining);
         let Some((gateway, _)) = self.gateways.iter().find(|(_, gateway)| gateway.slot == slot) else {
             return;
         };
         let gateway = *gateway;
         let Some(known) = self.resources.get_mut(&resource) else { return };
-        known.stand = Stand::Granted { grant, gateway, ends, families: (has_v4, has_v6), renewing: false };
+        known.stand = Stand::Granted { grant, gateway, term, families: (has_v4, has_v6), renewing: false };
         for waiting in known.waiting.drain(..) {
             waiting.send(Decided::Granted { has_v4, has_v6 });
         }
@@ -684,6 +717,10 @@ impl Grants {
         let resource = *resource;
         if known.mapped.as_ref() != Some(&mapped) {
             known.mapped = Some(mapped);
+            // The gateway translates the stand-ins that it was told.
+            if matches!(known.stand, Stand::Granted { .. }) {
+                known.stand = Stand::Unused;
+            }
             self.put_route(resource, cx);
         }
         self.want(resource, Some(decided), cx);
@@ -695,8 +732,7 @@ impl Grants {
             .resources
             .values()
             .filter_map(|known| match &known.stand {
-                Stand::Granted { ends, renewing: false, .. } => Some(ends.saturating_sub(RENEW_BEFORE)),
-                Stand::Granted { ends, renewing: true, .. } => Some(*ends),
+                Stand::Granted { term, .. } => Some(term.renew.unwrap_or(term.ends)),
                 Stand::Unused | Stand::Asked { .. } | Stand::Denied(_) | Stand::Offline => None,
             })
             .min();
@@ -706,7 +742,8 @@ impl Grants {
         }
     }
 
-    fn down(&mut self, cx: &mut Cx<Self>) {
+    /// Ends every connection, and forgets every resource.
+    fn drop_everything(&mut self, cx: &mut Cx<Self>) {
         let resources: Vec<ResourceId> = self.resources.keys().copied().collect();
         resources.into_iter().for_each(|resource| self.forget(resource, cx));
         self.departing.clear();
@@ -714,6 +751,10 @@ impl Grants {
         for gateway in std::mem::take(&mut self.gateways).into_values() {
             self.tell_peers(PeersCommand::Disconnect { slot: gateway.slot }, cx);
         }
+    }
+
+    fn down(&mut self, cx: &mut Cx<Self>) {
+        self.drop_everything(cx);
         self.tell_peers(PeersCommand::Relays(Vec::new()), cx);
         self.relays.clear();
         self.device = None;
@@ -732,9 +773,11 @@ impl Grants {
                 let (state, gateway, remaining) = match &known.stand {
                     Stand::Unused => (ResourceState::Unused, None, None),
                     Stand::Asked { .. } => (ResourceState::Asked, None, None),
-                    Stand::Granted { gateway, ends, .. } => {
-                        (ResourceState::Granted, self.gateways.get(gateway), Some(ends.saturating_sub(now)))
-                    }
+                    Stand::Granted { gateway, term, .. } => (
+                        ResourceState::Granted,
+                        self.gateways.get(gateway),
+                        Some(term.ends.saturating_sub(now)),
+                    ),
                     Stand::Denied(reason) => (ResourceState::Denied(reason.clone()), None, None),
                     Stand::Offline => (ResourceState::Offline, None, None),
                 };
@@ -818,11 +861,13 @@ impl Actor for Grants {
         let now = lasting_time();
         let mut renew = Vec::new();
         let mut ended = Vec::new();
-        for (resource, known) in &self.resources {
-            if let Stand::Granted { ends, renewing, .. } = &known.stand {
-                if *ends <= now {
+        for (resource, known) in &mut self.resources {
+            if let Stand::Granted { term, .. } = &mut known.stand {
+                if term.ends <= now {
                     ended.push(*resource);
-                } else if !renewing && ends.saturating_sub(RENEW_BEFORE) <= now {
+                } else if term.renew.is_some_and(|at| at <= now) {
+                    // While control is away, the next session brings what is left.
+                    term.renew = None;
                     renew.push(*resource);
                 }
             }
@@ -830,14 +875,8 @@ impl Actor for Grants {
         for resource in ended {
             self.deny(resource, DenyReason::Ended, cx);
         }
-        for resource in renew {
-            if self.up {
-                self.ask(resource, cx);
-            } else if let Some(Known { stand: Stand::Granted { renewing, .. }, .. }) =
-                self.resources.get_mut(&resource)
-            {
-                *renewing = true;
-            }
+        if self.up {
+            renew.into_iter().for_each(|resource| self.ask(resource, cx));
         }
         self.set_alarm(cx);
     }

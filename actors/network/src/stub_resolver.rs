@@ -46,6 +46,8 @@ const UPSTREAM: Duration = Duration::from_secs(5);
 pub struct StubResolverConfig {
     /// Where it listens, by datagram and connection.
     pub listen: SocketAddr,
+    /// The device that has that address; without one the loopback device.
+    pub device: Option<String>,
     /// The servers that other questions are passed to.
     pub upstreams: Vec<SocketAddr>,
     /// `SO_MARK` of the sockets towards them.
@@ -54,8 +56,8 @@ pub struct StubResolverConfig {
 
 impl StubResolverConfig {
     /// On the usual address, with servers that are told later.
-    pub fn new(mark: Option<u32>) -> Self {
-        Self { listen: SocketAddr::from((STUB_ADDRESS, 53)), upstreams: Vec::new(), mark }
+    pub fn new(device: Option<String>, mark: Option<u32>) -> Self {
+        Self { listen: SocketAddr::from((STUB_ADDRESS, 53)), device, upstreams: Vec::new(), mark }
     }
 }
 
@@ -285,7 +287,7 @@ impl Actor for StubResolver {
     type Packets = Never;
 
     fn started(&mut self, cx: &mut Cx<Self>) {
-        match stub_sockets::open(self.config.listen) {
+        match stub_sockets::open(self.config.listen, self.config.device.as_deref()) {
             Ok((socket, listener)) => {
                 let socket = Rc::new(socket);
                 self.socket = Some(Rc::clone(&socket));
@@ -412,6 +414,7 @@ mod tests {
             tool("ip link set lo up");
             let config = StubResolverConfig {
                 listen: listen.parse().unwrap(),
+                device: None,
                 upstreams: vec![upstream("127.0.0.2")],
                 mark: None,
             };

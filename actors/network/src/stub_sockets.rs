@@ -19,14 +19,15 @@ const QUESTION: usize = 4096;
 const IDLE: Duration = Duration::from_secs(10);
 
 /// Both sockets on one address.
-pub(crate) fn open(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+pub(crate) fn open(address: SocketAddr, device: Option<&str>) -> io::Result<(UdpSocket, TcpListener)> {
     let open = |kind: Type, protocol| -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), Some(protocol))?;
         // The address may come to the device later than this actor to life.
         setsockopt(&socket, sockopt::IpFreebind, &true)?;
         if !address.ip().is_loopback() {
-            // Whatever has the address is reached through the loopback device; nobody on the network is to be served.
-            socket.bind_device(Some(b"lo"))?;
+            // Nobody on the network is to be served. The kernel takes the device that has the address for the one that a
+            // question of this host comes in by, although it travels over the loopback device.
+            socket.bind_device(Some(device.unwrap_or("lo").as_bytes()))?;
         }
         Ok(socket)
     };

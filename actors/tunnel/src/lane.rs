@@ -198,8 +198,9 @@ impl TunnelLane {
         }
     }
 
-    /// Sends datagrams of `segment` bytes each (the last may be shorter) on a path.
+    /// Sends datagrams of `segment` bytes each (the last may be shorter) on a path; 0 sends them as one.
     pub(crate) fn send(&self, path: Path, bytes: &[u8], segment: usize) {
+        let segment = if segment == 0 { bytes.len().max(1) } else { segment };
         match path.via {
             Via::Direct => {
                 let _ = self.sockets.send(path.remote, bytes, segment);
@@ -207,7 +208,7 @@ impl TunnelLane {
             Via::Relay(slot) => {
                 let sent = self.with_link(slot, |link| self.send_through(link, path.remote, bytes, segment));
                 if sent != Some(true) {
-                    self.count("relay_not_allocated", bytes.len().div_ceil(segment.max(1)) as u64);
+                    self.count("relay_not_allocated", bytes.len().div_ceil(segment) as u64);
                 }
             }
         }
@@ -222,7 +223,7 @@ impl TunnelLane {
             return true;
         }
         let mut framed = Vec::new();
-        for datagram in bytes.chunks(segment.max(1)) {
+        for datagram in bytes.chunks(segment) {
             framed.clear();
             if allocation.wrap(remote, datagram, &mut framed).is_err() {
                 return false;

@@ -183,7 +183,7 @@ fn start_routes(boot: &Boot<'_, Client>) -> Result<(), StartError> {
 }
 
 fn start_stub_resolver(boot: &Boot<'_, Client>) -> Result<(), StartError> {
-    let mut config = StubResolverConfig::new(Some(SOCKET_MARK));
+    let mut config = StubResolverConfig::new(Some(boot.context.config.tun.clone()), Some(SOCKET_MARK));
     config.upstreams.clone_from(&boot.context.config.dns_upstream);
     let ask = names::access_through(boot.address::<Grants>(""));
     boot.start::<StubResolver, _>(&boot.lane(LaneKind::Control)?, "", move || {
