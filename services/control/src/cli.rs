@@ -56,7 +56,7 @@ impl<T: clap::Args> clap::Args for Global<T> {
 }
 
 /// What `postern-control` can do.
-#[derive(Debug, Clone, Subcommand)]
+#[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run in the foreground (default); sets itself up first when the state directory is empty
     Serve,
@@ -85,7 +85,7 @@ pub enum Command {
     /// Disturb an actor of the running control
     #[cfg(feature = "chaos")]
     #[command(subcommand)]
-    Chaos(std::sync::Arc<services_chassis::local::Chaos>),
+    Chaos(services_chassis::local::Chaos),
 }
 
 #[cfg(test)]

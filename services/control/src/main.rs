@@ -23,8 +23,8 @@ fn main() -> ExitCode {
     services_chassis::main(run)
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
-    let command = cli.command.clone().unwrap_or(Command::Serve);
+fn run(mut cli: Cli) -> Result<(), Failure> {
+    let command = cli.command.take().unwrap_or(Command::Serve);
     if matches!(command, Command::Tree) {
         print!("{}", tree::table().render());
         return Ok(());

@@ -6,8 +6,8 @@ use protocol_identity::{AccountId, DeviceId, GatewayId, IdentityPublic, RelayId,
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::tables;
 use super::write::by_id;
+use super::{columns, tables};
 use crate::model::{Device, Gateway, Kind, MAX_HOST, Object, Relay, Token};
 use crate::storage::{Join, StorageError};
 
@@ -74,7 +74,7 @@ async fn by_identity(
         .await?;
     match row {
         None => Ok(None),
-        Some(row) => tables::find(db, account, kind, &by_id(tables::uuid(&row, "id")?)).await,
+        Some(row) => tables::find(db, account, kind, &by_id(columns::uuid(&row, "id")?)).await,
     }
 }
 

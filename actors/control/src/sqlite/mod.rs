@@ -2,6 +2,7 @@
 //!
 //! One connection writes, so that sequences in the log are in commit order; several read.
 
+mod columns;
 mod join;
 mod tables;
 mod write;
@@ -22,7 +23,7 @@ use uuid::Uuid;
 
 use crate::model::{Account, Group, Key, Kind, Object, Token};
 use crate::storage::{Committed, Everything, LogRow, Op, Page, Pending, Storage, StorageError, Write};
-use tables::{timestamp, uuid};
+use columns::{timestamp, uuid};
 
 const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "start", include_str!("../../migrations/0001_start.sql"))];
 
