@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use protocol_filter::{GrantVersion, TrafficFilter};
 use protocol_identity::{
     AccountId, DeviceId, GatewayId, GrantId, IdentityPublic, PolicyId, RelayId, ResourceId, Signature,
 };
-use protocol_filter::{GrantVersion, TrafficFilter};
 use serde::{Deserialize, Serialize};
 
 use crate::access::{Answer, Candidate, InnerAddresses, MappedName, Offer};
