@@ -343,3 +343,41 @@ async fn a_device_learns_of_a_resource_as_soon_as_a_policy_names_it() {
     let denied: Value = stage.get("/api/v1/devices").await;
     assert_eq!(denied["items"][0]["principal"]["name"], "ci");
 }
+
+#[actix_web::test]
+async fn what_was_granted_before_control_started_again_is_in_force_after_it() {
+    let stage = Stage::new().await;
+    let address = serve(&stage);
+    let (device_token, gateway_token) = configured(&stage).await;
+    let (gateway_key, device_key) = (IdentityKey::generate().unwrap(), IdentityKey::generate().unwrap());
+    let again = |key: &IdentityKey| IdentityKey::from_seed(*key.seed()).unwrap();
+    let mut gate = Node::connect(address, &gateway_token, again(&gateway_key), gateway()).await;
+    let Welcome::Gateway(gateway_state) = gate.welcome().await else { panic!("not a gateway") };
+    let mut device = Node::connect(address, &device_token, again(&device_key), client()).await;
+    let Welcome::Client(state) = device.welcome().await else { panic!("not a client") };
+    let offer = offer(&device.identity, state.device, state.resources[0].resource);
+    device.say(FromNode::RequestAccess(RequestAccess { request: 1, offer, name: None })).await;
+    let ToNode::Authorize(authorize) = gate.message().await else { panic!("not asked") };
+    let applied = answer(&gate.identity, &authorize, &gateway_state);
+    gate.say(applied).await;
+    assert!(matches!(device.message().await, ToNode::Granted(_)));
+    drop((gate, device));
+
+    let stage = stage.restart().await;
+    let address = serve(&stage);
+    let mut gate = Node::connect(address, &gateway_token, gateway_key, gateway()).await;
+    let Welcome::Gateway(gateway_state) = gate.welcome().await else { panic!("not a gateway") };
+    let mut device = Node::connect(address, &device_token, device_key, client()).await;
+    let Welcome::Client(state) = device.welcome().await else { panic!("not a client") };
+
+    let kept = &gateway_state.grants[..];
+    assert_eq!(kept.len(), 1);
+    assert_eq!(
+        (kept[0].grant, kept[0].version, &kept[0].offer),
+        (authorize.grant, authorize.version, &authorize.offer)
+    );
+    assert!(kept[0].remaining > Duration::from_secs(3500), "{:?}", kept[0].remaining);
+    assert_eq!(state.grants[0].0, authorize.grant);
+    stage.delete("/api/v1/policies/engineers").await;
+    assert!(matches!(gate.message().await, ToNode::Revoke { grant, .. } if grant == authorize.grant));
+}

@@ -26,7 +26,7 @@ pub struct Stage {
     pub storage: Arc<dyn Storage>,
     handle: TreeHandle,
     thread: Option<std::thread::JoinHandle<()>>,
-    _directory: TempDir,
+    directory: Option<TempDir>,
 }
 
 /// What came back.
@@ -81,7 +81,23 @@ impl Stage {
             readiness,
             throttle: Throttle::default(),
         });
-        Self { api, token, storage, handle, thread: Some(thread), _directory: directory }
+        Self { api, token, storage, handle, thread: Some(thread), directory: Some(directory) }
+    }
+
+    /// Ends everything and starts again over the same files.
+    pub async fn restart(mut self) -> Self {
+        self.stop();
+        let directory = self.directory.take().unwrap();
+        let storage = Sqlite::open(&directory.path().join("control.sqlite")).await.unwrap();
+        Self::over(directory, Arc::new(storage), self.token.clone()).await
+    }
+
+    fn stop(&mut self) {
+        self.handle.shutdown(0);
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking());
+        }
     }
 
     /// Asks as the administrator.
@@ -141,10 +157,6 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        self.handle.shutdown(0);
-        if let Some(thread) = self.thread.take() {
-            let ended = thread.join();
-            assert!(ended.is_ok() || std::thread::panicking());
-        }
+        self.stop();
     }
 }
