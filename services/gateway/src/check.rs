@@ -36,11 +36,7 @@ pub fn check(config: &Config, as_json: bool) -> Result<(), Failure> {
     here.extend(forwarding());
     here.extend(config.listen.iter().map(|address| port(*address, running)));
     here.push(names(config));
-    here.push(Check::from(
-        "identity",
-        format!("the identity key is in {}", config.settings.state_dir.display()),
-        identity_file::identity(&config.settings.state_dir).map(drop),
-    ));
+    here.push(identity(&config.settings.state_dir));
     let there = runtime.block_on(control(config));
     let fails = |checks: &[Check]| checks.iter().any(|check| check.level() == Level::Fail);
     let only_control = !fails(&here) && there.is_away;
@@ -169,6 +165,16 @@ fn names(config: &Config) -> Check {
     Check::ok(id, format!("names are asked for at {} ({whence})", servers.join(", ")))
 }
 
+/// A check makes no key: it would belong to whoever checks.
+fn identity(state_dir: &Path) -> Check {
+    let id = "identity";
+    if !state_dir.join("identity.key").exists() {
+        return Check::ok(id, format!("the first start makes one in {}", state_dir.display()));
+    }
+    let fine = format!("the identity key is in {}", state_dir.display());
+    Check::from(id, fine, identity_file::identity(state_dir).map(drop))
+}
+
 /// What was found out about control.
 struct There {
     checks: Vec<Check>,
@@ -249,6 +255,17 @@ mod tests {
 
         assert_eq!(port(address, false).level(), Level::Fail);
         assert_eq!(port(address, true).level(), Level::Ok);
+    }
+
+    #[test]
+    fn a_check_makes_no_key_and_looks_at_the_one_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("identity.key");
+
+        assert_eq!(identity(dir.path()).level(), Level::Ok);
+        assert!(!key.exists());
+        fs::write(&key, "not a key").unwrap();
+        assert_eq!(identity(dir.path()).level(), Level::Fail);
     }
 
     #[test]

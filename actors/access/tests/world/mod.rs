@@ -8,8 +8,10 @@ use actors_access::ControlSession;
 use actors_access::control_session;
 use actors_network::Routes;
 use actors_runtime::{Full, Inbox, Intensity, LaneKind, Reply, Restart, Row, Universe};
-use actors_tunnel::{GatewayApply, PeerConfig, Peers, PeersCommand};
+use actors_tunnel::{GatewayApply, PeerConfig, Peers, PeersCommand, RouterChange};
 use protocol_control::{Candidate, CandidateKind, FromNode, GrantVersion};
+use protocol_filter::Access;
+use protocol_identity::ResourceId;
 
 /// A row of a root on a control lane.
 pub fn row(kind: &'static str, mailbox: usize) -> Row<()> {
@@ -99,11 +101,13 @@ impl Told {
 
     /// Sessions that were made or kept.
     pub fn connected(&self) -> Vec<&PeerConfig> {
-        let connect = |command| match command {
-            &PeersCommand::Connect(ref config) => Some(config.as_ref()),
-            _ => None,
-        };
-        self.0.iter().filter_map(connect).collect()
+        fn connected(command: &PeersCommand) -> Option<&PeerConfig> {
+            match command {
+                PeersCommand::Connect(config) => Some(config),
+                _ => None,
+            }
+        }
+        self.0.iter().filter_map(connected).collect()
     }
 
     /// Places whose session was ended.
@@ -117,11 +121,13 @@ impl Told {
 
     /// Tables that were put in force, with their places.
     pub fn applied(&self) -> Vec<(u16, &GatewayApply)> {
-        let apply = |command| match command {
-            &PeersCommand::Apply { slot, ref apply } => Some((slot, apply.as_ref())),
-            _ => None,
-        };
-        self.0.iter().filter_map(apply).collect()
+        fn applied(command: &PeersCommand) -> Option<(u16, &GatewayApply)> {
+            match command {
+                PeersCommand::Apply { slot, apply } => Some((*slot, apply)),
+                _ => None,
+            }
+        }
+        self.0.iter().filter_map(applied).collect()
     }
 
     /// Revocations.
@@ -131,6 +137,26 @@ impl Told {
             _ => None,
         };
         self.0.iter().filter_map(revoke).collect()
+    }
+
+    /// Changes of a client's table.
+    pub fn routed(&self) -> Vec<&RouterChange> {
+        fn routed(command: &PeersCommand) -> Option<&RouterChange> {
+            match command {
+                PeersCommand::Route(change) => Some(change),
+                _ => None,
+            }
+        }
+        self.0.iter().filter_map(routed).collect()
+    }
+
+    /// What the client's table was last told about access to a resource.
+    pub fn access(&self, resource: ResourceId) -> Option<Access> {
+        let access = |change: &&RouterChange| match change {
+            RouterChange::Access { resource: of, access } if *of == resource => Some(*access),
+            _ => None,
+        };
+        self.routed().iter().filter_map(access).last()
     }
 
     /// Those who wait for permissions at the relays.

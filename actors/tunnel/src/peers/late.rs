@@ -120,7 +120,8 @@ impl Peers {
             return self.try_tell(TableCommand::Remove { slot }).is_none();
         };
         let version = entry.revoked;
-        let is_blocked = entry.apply.as_ref().is_none_or(|apply| apply.grants.version() < version);
+        let in_force = entry.apply.as_ref().map(|apply| apply.grants.version());
+        let is_blocked = in_force.unwrap_or_default() < version;
         self.try_tell(TableCommand::Install(Box::new(entry.config.clone()))).is_none()
             && (!is_blocked || self.try_tell(TableCommand::Revoke { slot, version }).is_none())
             && entry.apply.as_ref().is_none_or(|apply| {
