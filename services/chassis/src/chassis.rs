@@ -79,7 +79,7 @@ impl Chassis {
                 serve_port(port, metrics, readiness.clone());
             }
             readiness.started();
-            notify_ready();
+            actix_rt::spawn(notify_ready(readiness));
             tracing::info!("started");
         });
         self.metrics.finish();

@@ -10,7 +10,10 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::{Exit, Failure};
+use crate::health::Readiness;
 
+/// How often readiness is looked at until it is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long a lane may take to come round before the watchdog is let run out.
 const PULSE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -58,8 +61,11 @@ pub(crate) async fn drain_on_signals(handle: TreeHandle) {
     }
 }
 
-/// Tells systemd that the process has started.
-pub(crate) fn notify_ready() {
+/// Tells systemd that the process is ready, the first time that it is.
+pub(crate) async fn notify_ready(readiness: Readiness) {
+    while readiness.get().is_err() {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         tracing::warn!(%error, "cannot tell systemd that the start is over");
     }
