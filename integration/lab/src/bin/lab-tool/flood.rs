@@ -178,9 +178,31 @@ struct Session {
     frames: Frames,
     /// The sequence number of the last message to the node: control's own are renumbered behind the added ones.
     sequence: u64,
-    /// What control says when the candidates of the device change.
-    candidates: Option<Value>,
+    /// What control says when the candidates of the device change, as a frame whose number has to be filled in.
+    candidates: Option<Template>,
     flood: Option<Flood>,
+}
+
+/// A whole WebSocket frame around its sequence number, so that a flood costs the machine little.
+struct Template {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Template {
+    fn of(body: Value) -> Result<Self> {
+        // CBOR writes a number this large in nine bytes (RFC 8949, section 3.1), and reads smaller ones in nine as well.
+        let marker = u64::MAX - 1;
+        let message = [
+            (Value::Text("version".to_owned()), Value::Integer(1)),
+            (Value::Text("sequence".to_owned()), Value::Integer(marker.into())),
+            (Value::Text("body".to_owned()), body),
+        ];
+        let frame =
+            crate::websocket::binary(&serde_cbor::to_vec(&Value::Map(message.into_iter().collect()))?);
+        let at = frame.windows(8).position(|eight| eight == marker.to_be_bytes()).context("no number")?;
+        Ok(Self { head: frame[..at].to_vec(), tail: frame[at + 8..].to_vec() })
+    }
 }
 
 struct Flood {
@@ -203,7 +225,7 @@ impl Session {
                         if self.candidates.is_none() {
                             println!("{}", serde_json::json!({ "event": "device known" }));
                         }
-                        self.candidates = Some(found);
+                        self.candidates = Some(Template::of(found)?);
                     }
                     self.sequence += 1;
                     *field_mut(&mut message, "sequence")? = Value::Integer(self.sequence.into());
@@ -216,7 +238,7 @@ impl Session {
 
     /// What the flood has to add by now.
     fn flood(&mut self, order: &Path) -> Result<Vec<u8>> {
-        let Some(body) = &self.candidates else { return Ok(Vec::new()) };
+        let Some(template) = &self.candidates else { return Ok(Vec::new()) };
         if self.flood.is_none() {
             let Ok(text) = std::fs::read_to_string(order) else { return Ok(Vec::new()) };
             let mut numbers = text.split_whitespace().map(str::parse::<u64>);
@@ -233,13 +255,9 @@ impl Session {
         while flood.sent < due {
             self.sequence += 1;
             flood.sent += 1;
-            let message = [
-                (Value::Text("version".to_owned()), Value::Integer(1)),
-                (Value::Text("sequence".to_owned()), Value::Integer(self.sequence.into())),
-                (Value::Text("body".to_owned()), body.clone()),
-            ];
-            let bytes = serde_cbor::to_vec(&Value::Map(message.into_iter().collect()))?;
-            out.extend(crate::websocket::binary(&bytes));
+            out.extend_from_slice(&template.head);
+            out.extend_from_slice(&self.sequence.to_be_bytes());
+            out.extend_from_slice(&template.tail);
             if out.len() > WAITING {
                 break;
             }
