@@ -81,6 +81,7 @@ impl Test {
         if wants(Part::Foreign) {
             count += scenarios(self.filter.as_deref(), true)?;
         }
+        ensure!(count.passed + count.failed > 0, "no test matches");
         println!("{} passed, {} failed", count.passed, count.failed);
         Ok(if count.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
@@ -108,13 +109,14 @@ pub fn scenarios(filter: Option<&str>, foreign: bool) -> Result<Count> {
             .map(str::to_owned)
             .into();
     let names = scenario_files()?;
-    let ours = names.iter().filter(|name| name.starts_with(FOREIGN) == foreign);
-    let chosen: Vec<_> = ours.filter(|name| filter.is_none_or(|filter| name.contains(filter))).collect();
-    if chosen.is_empty() {
-        return Ok(Count::default());
-    }
-    arguments.extend(chosen.into_iter().flat_map(|name| ["--test".to_owned(), name.clone()]));
+    let ours: Vec<_> = names.iter().filter(|name| name.starts_with(FOREIGN) == foreign).collect();
+    let in_name = |name: &&&String| filter.is_none_or(|filter| name.contains(filter));
+    let by_name: Vec<_> = ours.iter().filter(in_name).collect();
+    let test_name = if by_name.is_empty() { filter } else { None };
+    let chosen = if by_name.is_empty() { ours.iter().collect() } else { by_name };
+    arguments.extend(chosen.into_iter().flat_map(|name| ["--test".to_owned(), (*name).clone()]));
     arguments.extend(["--", "--test-threads=1"].map(str::to_owned));
+    arguments.extend(test_name.map(str::to_owned));
     counted(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), false)
 }
 
