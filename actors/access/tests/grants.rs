@@ -164,7 +164,7 @@ impl Client {
 
     /// Wants a resource, and returns what control is asked.
     fn asks(&self, resource: &ResourceView) -> RequestAccess {
-        let _ = self.want(resource);
+        drop(self.want(resource));
         self.asked().pop().unwrap()
     }
 

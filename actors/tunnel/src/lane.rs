@@ -11,6 +11,7 @@ use std::time::Duration;
 use actors_network::{Datagram, Demux, LaneSockets, LaneTun, PacketSink};
 use actors_runtime::{Address, Drops, PacketSender};
 use protocol_packet::{Batch, Batches, Buffer, Pool};
+use protocol_stun::NotWrapped;
 use protocol_traversal::{Path, RelaySlot, Via};
 use protocol_tunnel::{DatagramKind, classify, receiver};
 use tokio::time::Instant;
@@ -207,30 +208,39 @@ impl TunnelLane {
             }
             Via::Relay(slot) => {
                 let sent = self.with_link(slot, |link| self.send_through(link, path.remote, bytes, segment));
-                if sent != Some(true) {
-                    self.count("relay_not_allocated", bytes.len().div_ceil(segment) as u64);
+                if let Err(why) = sent.unwrap_or(Err(NotWrapped::NotAllocated)) {
+                    let reason = match why {
+                        NotWrapped::NotAllocated => "relay_not_allocated",
+                        NotWrapped::NotPermitted => "relay_not_permitted",
+                        NotWrapped::TooLong => "relay_too_long",
+                    };
+                    self.count(reason, bytes.len().div_ceil(segment) as u64);
                 }
             }
         }
     }
 
-    fn send_through(&self, link: &LinkPlace, remote: SocketAddr, bytes: &[u8], segment: usize) -> bool {
-        let Some(allocation) = &link.machine.allocation else { return false };
+    fn send_through(
+        &self,
+        link: &LinkPlace,
+        remote: SocketAddr,
+        bytes: &[u8],
+        segment: usize,
+    ) -> Result<(), NotWrapped> {
+        let Some(allocation) = &link.machine.allocation else { return Err(NotWrapped::NotAllocated) };
         let mut allocation = allocation.borrow_mut();
         let relay = link.machine.config.address;
         if let Some(channel) = allocation.channel(remote) {
             let _ = self.sockets.send_channel_data(relay, channel, bytes, segment);
-            return true;
+            return Ok(());
         }
         let mut framed = Vec::new();
         for datagram in bytes.chunks(segment) {
             framed.clear();
-            if allocation.wrap(remote, datagram, &mut framed).is_err() {
-                return false;
-            }
+            allocation.wrap(remote, datagram, &mut framed)?;
             let _ = self.sockets.send(relay, &framed, 0);
         }
-        true
+        Ok(())
     }
 
     /// Asks a relay for a channel to `remote`, which permits it too.

@@ -100,7 +100,7 @@ impl World {
             PeersFact::Candidates(candidates) => Some(candidates),
             _ => None,
         };
-        self.facts().into_iter().filter_map(candidates).last()
+        self.facts().into_iter().rev().find_map(candidates)
     }
 
     fn permit(&self, addresses: &[&str]) -> Answer<()> {
@@ -485,11 +485,10 @@ fn what_does_not_fit_into_the_tables_mailbox_follows_as_it_is_then() {
         .collect();
     assert!((1..=20).filter(|slot| *slot != 9).all(|slot| installed.contains(&slot)), "{installed:?}");
     let last_of = |wanted: u16| {
-        let versions = told.iter().filter_map(|command| match command {
+        told.iter().rev().find_map(|command| match command {
             TableCommand::Apply { slot, apply } if *slot == wanted => Some(apply.grants.version().0),
             _ => None,
-        });
-        versions.last()
+        })
     };
     assert_eq!((last_of(7), last_of(10)), (Some(2), Some(1)));
     let is_blocked = |command: &TableCommand| matches!(command, TableCommand::Revoke { slot: 8, version } if *version == GrantVersion(2));

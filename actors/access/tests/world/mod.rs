@@ -156,7 +156,7 @@ impl Told {
             RouterChange::Access { resource: of, access } if *of == resource => Some(*access),
             _ => None,
         };
-        self.routed().iter().filter_map(access).last()
+        self.routed().iter().rev().find_map(access)
     }
 
     /// Those who wait for permissions at the relays.
