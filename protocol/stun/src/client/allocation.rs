@@ -76,6 +76,8 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub struct AllocationClient {
     pub(super) config: AllocationConfig,
+    /// For the next allocation: one that is held answers only to the credentials that made it (RFC 8656, section 5).
+    pub(super) next_credentials: Option<Credentials>,
     pub(super) random: StdRng,
     pub(super) state: State,
     pub(super) session: Option<Session>,
@@ -95,6 +97,7 @@ impl AllocationClient {
     pub fn new(config: AllocationConfig, seed: [u8; 32]) -> Self {
         Self {
             config,
+            next_credentials: None,
             random: StdRng::from_seed(seed),
             state: State::Idle,
             session: None,
@@ -115,6 +118,9 @@ impl AllocationClient {
         if self.state != State::Idle {
             return;
         }
+        if let Some(credentials) = self.next_credentials.take() {
+            self.config.credentials = credentials;
+        }
         self.state = State::Allocating;
         self.session = None;
         self.cleared = 0;
@@ -124,7 +130,7 @@ impl AllocationClient {
 
     /// The credentials of the next [`Self::start`].
     pub fn set_credentials(&mut self, credentials: Credentials) {
-        self.config.credentials = credentials;
+        self.next_credentials = Some(credentials);
     }
 
     /// Wants `peer` permitted, now and for as long as it is not forgotten.

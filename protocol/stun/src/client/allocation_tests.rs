@@ -278,6 +278,26 @@ fn a_wrong_password_is_said_at_once() {
 }
 
 #[test]
+fn newer_credentials_are_for_the_next_allocation_and_leave_this_one_alone() {
+    let (mut client, mut relay) = allocated();
+
+    client.set_credentials(Credentials::new("bob", "builder"));
+    let events = pass(&mut client, &mut relay, 60 * SECOND);
+    client.permit(at("192.0.2.1:0").ip(), 60 * SECOND);
+
+    assert_eq!(events, []);
+    assert_eq!(talk(&mut client, &mut relay, 60 * SECOND), [Event::Permitted(at("192.0.2.1:0").ip())]);
+    client.release(61 * SECOND);
+    assert_eq!(talk(&mut client, &mut relay, 61 * SECOND), [Event::Lost(Lost::Released)]);
+    client.start(62 * SECOND);
+    assert_eq!(
+        talk(&mut client, &mut relay, 62 * SECOND),
+        [Event::Lost(Lost::Credentials)],
+        "the relay knows no bob"
+    );
+}
+
+#[test]
 fn a_restarted_relay_is_noticed_by_the_keepalive_and_the_wishes_come_back() {
     let (mut client, mut relay) = allocated();
     client.bind(at("192.0.2.2:7"), Duration::ZERO);

@@ -161,7 +161,8 @@ impl Allocation {
     pub fn handle_request(&mut self, request: &Request, filter: &PeerAddressFilter, now: Duration) {
         let answer = if self.is_over(now) {
             request.refuse(code::ALLOCATION_MISMATCH)
-        } else if request.user.name != self.user.name {
+        } else if request.user.node != self.user.node {
+            // A node's later credential has another name; what its earlier one made is still its own.
             let code = match request.ask {
                 Ask::Allocate(_) => code::ALLOCATION_MISMATCH,
                 Ask::Refresh { .. } | Ask::CreatePermission { .. } | Ask::ChannelBind { .. } => {

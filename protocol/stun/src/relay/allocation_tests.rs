@@ -170,6 +170,20 @@ fn somebody_else_can_do_nothing_with_it() {
 }
 
 #[test]
+fn a_node_keeps_its_allocation_under_its_next_credential() {
+    let mut allocation = allocation();
+    let later = User { node: "alice".into(), ..user("2000:alice") };
+
+    allocation.handle_request(
+        &Request { user: later, ..request(9, permit(&["192.0.2.5:1"])) },
+        &filter(),
+        START,
+    );
+
+    assert!(allocation.handle_from_peer(at("192.0.2.5:7"), START).is_ok());
+}
+
+#[test]
 fn nothing_passes_without_a_permission() {
     let allocation = allocation();
     let send = send_indication("192.0.2.5:7", b"hi");
