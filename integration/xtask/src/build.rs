@@ -28,6 +28,11 @@ pub fn programs() -> Result<()> {
     succeed(&mut cargo(&["build", "--locked", "--workspace", "--exclude", "xtask", "--bins"]))
 }
 
+/// Builds the same as they are released, and the program that measures them.
+pub fn released() -> Result<()> {
+    succeed(&mut cargo(&["build", "--release", "--locked", "--workspace", "--exclude", "xtask", "--bins"]))
+}
+
 /// Whether the programs were built before, so that building them again is quick.
 pub fn was_built_before() -> bool {
     integration_lab::program("postern-control").is_ok() && integration_lab::program("postern-gateway").is_ok()

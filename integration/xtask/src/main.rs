@@ -1,5 +1,6 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `setup`, `build`, `lint`.
+//! The project's own commands: `cargo xtask demo`, `test`, `bench`, `ci`, `setup`, `build`, `lint`.
 
+mod bench;
 mod build;
 mod ci;
 mod demo;
@@ -10,6 +11,7 @@ mod test;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use integration_bench::options::USAGE;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, shows and tests Postern on this machine")]
@@ -24,6 +26,8 @@ enum What {
     Demo(demo::Demo),
     /// Runs the tests: of the crates, of the built programs in namespaces, and against foreign tools.
     Test(test::Test),
+    /// Measures the built programs and their peers, interleaved, and says whether the promised figures hold.
+    Bench(integration_bench::Options),
     /// Everything that `.ci/run` runs, with the time of each part.
     Ci,
     /// Installs the packages that the tests need (as root), or prints the one command that does.
@@ -35,9 +39,17 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().what {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _told = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let outcome = match arguments.what {
         What::Demo(demo) => demo.run(),
         What::Test(test) => test.run(),
+        What::Bench(options) => bench::run(&options),
         What::Ci => ci::run(),
         What::Setup(setup) => setup.run(),
         What::Build => build::programs().map(|()| ExitCode::SUCCESS),
