@@ -72,7 +72,7 @@ pub enum TableCommand {
     /// Lets addresses send to us through every relay.
     Permit(Vec<IpAddr>),
     /// Client: where packets go has changed.
-    Route(RouterChange),
+    Route(Vec<RouterChange>),
     /// Our own network changed.
     NetworkChanged,
     /// Whoever fills the table began anew: report [`TableFact::Empty`], and what the links have. What is there stays.
@@ -311,9 +311,11 @@ impl Actor for PeerTable {
             TableCommand::Hygiene { slot, hygiene } => self.tell_peer(slot, PeerCommand::Hygiene(hygiene)),
             TableCommand::Links(links) => self.links(links, cx),
             TableCommand::Permit(addresses) => self.tell_links(|| LinkCommand::Permit(addresses.clone())),
-            TableCommand::Route(change) => {
-                let released = self.lane.router().borrow_mut().change(change);
-                self.lane.reroute(released);
+            TableCommand::Route(changes) => {
+                for change in changes {
+                    let released = self.lane.router().borrow_mut().change(change);
+                    self.lane.reroute(released);
+                }
             }
             TableCommand::Announce => {
                 self.announce();

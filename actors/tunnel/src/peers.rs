@@ -82,7 +82,7 @@ pub enum PeersCommand {
         done: Reply<()>,
     },
     /// Client: where packets go has changed.
-    Route(RouterChange),
+    Route(Vec<RouterChange>),
     /// Our own network changed.
     NetworkChanged,
     /// What there is, for people.
@@ -382,7 +382,7 @@ impl Actor for Peers {
                 self.candidates_changed();
             }
             PeersCommand::Permit { addresses, done } => self.permit(addresses, done, cx),
-            PeersCommand::Route(change) => self.tell(TableCommand::Route(change), cx),
+            PeersCommand::Route(changes) => self.tell(TableCommand::Route(changes), cx),
             PeersCommand::NetworkChanged => {
                 self.tell(TableCommand::NetworkChanged, cx);
                 self.candidates_changed();

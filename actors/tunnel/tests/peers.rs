@@ -504,7 +504,7 @@ fn changes_of_a_clients_table_keep_their_order_when_they_are_late() {
     world.table();
     let resources: Vec<ResourceId> = (0..10).map(|_| ResourceId::fresh()).collect();
     let change = |resource| {
-        PeersCommand::Route(RouterChange::Put { resource, prefixes: Vec::new(), filters: Vec::new() })
+        PeersCommand::Route(vec![RouterChange::Put { resource, prefixes: Vec::new(), filters: Vec::new() }])
     };
 
     for resource in &resources[..8] {
@@ -524,7 +524,12 @@ fn changes_of_a_clients_table_keep_their_order_when_they_are_late() {
     let order: Vec<ResourceId> = told
         .iter()
         .filter_map(|command| match command {
-            TableCommand::Route(RouterChange::Put { resource, .. }) => Some(*resource),
+            TableCommand::Route(changes) => Some(changes),
+            _ => None,
+        })
+        .flatten()
+        .filter_map(|change| match change {
+            RouterChange::Put { resource, .. } => Some(*resource),
             _ => None,
         })
         .collect();
