@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actors_network::{HostPacket, Landed, Landing};
 use actors_runtime::{Actor, Cx, Outlet};
 use protocol_control::{Candidate, CandidateKind, InnerAddresses};
 use protocol_filter::{FlowRecord, GatewayRules};
@@ -20,25 +21,43 @@ use protocol_traversal::{
     Agent, AgentConfig, Hygiene, Output as PathOutput, Path, PathKind, ProbeKeys, Role,
 };
 use protocol_tunnel::{
-    ConnectionKeys, DatagramKind, Limiter, Opened, Output as TunnelOutput, Sealed, Tunnel, TunnelConfig,
-    TunnelIndex, classify,
+    ConnectionKeys, DatagramKind, Limiter, MIN_BUFFER, OVERHEAD, Opened, Output as TunnelOutput, Sealed,
+    Tunnel, TunnelConfig, TunnelIndex, classify,
 };
 
-use crate::lane::TunnelLane;
+use crate::lane::{TunnelLane, lasting_time};
 use crate::sender::Sender;
 use crate::side::{Side, SideOutput, Verdict};
 
 /// How often a peer reports its path when nothing changes; `status` shows round trips no older than this.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// The longest packet that is sealed.
+const LONGEST: usize = 2048 - OVERHEAD;
 /// The largest probe.
 const PROBE: usize = 1500;
 
-/// A datagram with the path that it came on.
+/// Datagrams that came together on one path.
 pub struct Inbound {
     /// The path.
     pub path: Path,
-    /// The datagram.
+    /// The datagrams, one behind the other.
     pub bytes: Buffer,
+    /// Bytes of each; the last may be shorter.
+    pub stride: usize,
+    /// What a relay put before each.
+    pub skip: usize,
+}
+
+impl Inbound {
+    /// Each of the datagrams.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes.chunks(self.stride.max(1)).map(|datagram| datagram.get(self.skip..).unwrap_or_default())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.bytes.len().div_ceil(self.stride.max(1)) as u64
+    }
 }
 
 /// What arrives through the packet mailbox, in arrival order.
@@ -46,7 +65,7 @@ pub enum PeerPackets {
     /// Opens datagrams from the network.
     Open(Batch<Inbound>),
     /// Seals packets from the host.
-    Seal(Batch<Buffer>),
+    Seal(Batch<HostPacket>),
 }
 
 /// Who the other end is.
@@ -183,7 +202,6 @@ pub struct Peer {
     tunnel: Tunnel,
     agent: Agent,
     sender: Rc<RefCell<Sender>>,
-    to_host: Vec<Buffer>,
     next_report: Duration,
     reported: Option<(PathKind, SocketAddr, bool)>,
 }
@@ -236,7 +254,6 @@ impl Peer {
             tunnel,
             sender,
             facts,
-            to_host: Vec::new(),
             next_report: now,
             reported: None,
             lane,
@@ -283,64 +300,92 @@ impl Peer {
 
     fn open(&mut self, mut batch: Batch<Inbound>, now: Duration) {
         let lane = self.lane.clone();
-        for Inbound { path, mut bytes } in batch.drain() {
-            if classify(&bytes) == Some(DatagramKind::Probe) {
-                if let Err(error) = self.agent.handle_probe(path, &bytes, now) {
-                    lane.count(error.reason(), 1);
+        let lasting = lasting_time();
+        let mut landing = lane.landing().borrow_mut();
+        landing.clear();
+        for inbound in batch.drain() {
+            let (path, source) = (inbound.path, inbound.path.remote.ip());
+            let mut proven = false;
+            for datagram in inbound.iter() {
+                if classify(datagram) == Some(DatagramKind::Probe) {
+                    if let Err(error) = self.agent.handle_probe(path, datagram, now) {
+                        lane.count(error.reason(), 1);
+                    }
+                    continue;
                 }
-                continue;
+                let Some(room) = landing.room(datagram.len().max(MIN_BUFFER)) else {
+                    lane.count("packet_too_long", 1);
+                    continue;
+                };
+                let opened = self.tunnel.open(source, datagram, room, now);
+                proven |= opened.proves_source();
+                match opened {
+                    Opened::Packet { len, source: _ } => {
+                        if landing.take(len) == Landed::Apart {
+                            self.admit(&mut landing, now, lasting);
+                        }
+                        if landing.is_closed() {
+                            self.admit(&mut landing, now, lasting);
+                        }
+                        continue;
+                    }
+                    Opened::Reply { len, .. } => lane.send(path, room.get(..len).unwrap_or_default(), 0),
+                    Opened::Keepalive | Opened::Cookie => {}
+                    Opened::Dropped(dropped) => lane.count(dropped.reason(), 1),
+                }
+                landing.discard();
             }
-            let mut plain = lane.pool().take();
-            let opened = self.tunnel.open(path.remote.ip(), &bytes, plain.whole(), now);
-            if opened.proves_source() {
+            if proven {
                 self.agent.handle_received(path, now);
             }
-            match opened {
-                Opened::Packet { len, source: _ } => {
-                    plain.set_len(len);
-                    // The datagram's own buffer takes a refusal's text: it is no longer needed.
-                    bytes.clear();
-                    self.admit(plain, bytes, now);
-                }
-                Opened::Reply { len, .. } => {
-                    plain.set_len(len);
-                    lane.send(path, &plain, 0);
-                }
-                Opened::Keepalive | Opened::Cookie => {}
-                Opened::Dropped(dropped) => lane.count(dropped.reason(), 1),
-            }
         }
-        if !self.to_host.is_empty() {
-            lane.tun().write_batch(self.to_host.iter().map(|packet| &**packet));
-            self.to_host.clear();
-        }
+        self.admit(&mut landing, now, lasting);
     }
 
-    /// Lets a packet from the other end in, or not.
-    fn admit(&mut self, mut packet: Buffer, mut answer: Buffer, now: Duration) {
-        let verdict = self.kept.side.borrow_mut().admit(&mut packet, &mut answer, &self.lane);
-        match verdict {
-            Verdict::Forward => self.to_host.push(packet),
+    /// Lets the run from the other end in, or not, and begins the next.
+    fn admit(&mut self, landing: &mut Landing, now: Duration, lasting: Duration) {
+        let Some(mut run) = landing.run() else { return landing.begin() };
+        let kept = self.kept.clone();
+        let mut side = kept.side.borrow_mut();
+        let packets = run.packets() as u64;
+        match side.admit(&mut run, &self.lane, lasting) {
+            Verdict::Forward(length) => {
+                run.truncate(length);
+                let _ = self.lane.tun().write_run(&mut run);
+            }
             Verdict::Answer(reason) => {
-                self.lane.count(reason, 1);
-                self.seal(&answer, now);
+                self.lane.count(reason, packets);
+                self.seal(side.answer(), now);
             }
-            Verdict::Drop(reason) => self.lane.count(reason, 1),
+            Verdict::Drop(reason) => self.lane.count(reason, packets),
+        }
+        landing.begin();
+    }
+
+    fn seal_batch(&mut self, mut batch: Batch<HostPacket>, now: Duration) {
+        let (kept, lasting) = (self.kept.clone(), lasting_time());
+        let mut side = kept.side.borrow_mut();
+        for mut packet in batch.drain() {
+            match side.release(&mut packet, lasting) {
+                Verdict::Forward(length) => {
+                    packet.truncate(length);
+                    self.seal_each(packet, now);
+                }
+                Verdict::Answer(reason) => {
+                    self.lane.count(reason, packet.packets() as u64);
+                    let _ = self.lane.tun().write(side.answer());
+                }
+                Verdict::Drop(reason) => self.lane.count(reason, packet.packets() as u64),
+            }
         }
     }
 
-    fn seal_batch(&mut self, mut batch: Batch<Buffer>, now: Duration) {
-        let mut answer = self.lane.pool().take();
-        for mut packet in batch.drain() {
-            let verdict = self.kept.side.borrow_mut().release(&mut packet, &mut answer);
-            match verdict {
-                Verdict::Forward => self.seal(&packet, now),
-                Verdict::Answer(reason) => {
-                    self.lane.count(reason, 1);
-                    let _ = self.lane.tun().write(&answer);
-                }
-                Verdict::Drop(reason) => self.lane.count(reason, 1),
-            }
+    fn seal_each(&mut self, mut packet: HostPacket, now: Duration) {
+        let Ok(mut segments) = packet.segments(LONGEST) else {
+            return self.lane.count("packet_too_long", packet.packets() as u64);
+        };
+        while let Some(range) = segments.next(packet.bytes_mut()) {
+            self.seal(packet.bytes().get(range).unwrap_or_default(), now);
         }
     }
 
@@ -542,8 +587,8 @@ impl Actor for Peer {
 
     fn count(packets: &PeerPackets) -> u64 {
         match packets {
-            PeerPackets::Open(batch) => batch.len() as u64,
-            PeerPackets::Seal(batch) => batch.len() as u64,
+            PeerPackets::Open(batch) => batch.iter().map(Inbound::count).sum(),
+            PeerPackets::Seal(batch) => batch.iter().map(HostPacket::packets).sum::<usize>() as u64,
         }
     }
 }

@@ -228,9 +228,9 @@ impl PeerTable {
     }
 
     fn initiation(&self, inbound: Inbound) {
-        let Inbound { path, bytes } = inbound;
+        let (path, bytes) = (inbound.path, inbound.iter().next().unwrap_or_default());
         let mut reply = [0; COOKIE_SIZE];
-        match self.limiter.admit(path.remote.ip(), &bytes, &mut reply) {
+        match self.limiter.admit(path.remote.ip(), bytes, &mut reply) {
             Admission::Admitted => {}
             Admission::Cookie => {
                 self.lane.send(path, &reply, 0);
@@ -241,7 +241,7 @@ impl PeerTable {
                 return;
             }
         }
-        let sender = match peek_initiation(&self.private, &bytes) {
+        let sender = match peek_initiation(&self.private, bytes) {
             Ok(sender) => sender,
             Err(error) => {
                 self.lane.count(error.reason(), 1);
@@ -259,7 +259,7 @@ impl PeerTable {
             return;
         };
         let mut batch = Batch::new();
-        let _ = batch.push(Inbound { path, bytes });
+        let _ = batch.push(inbound);
         let pushed = self.lane.with_peer(slot, |place| place.packets.push(PeerPackets::Open(batch)));
         if !matches!(pushed, Some(Ok(()))) {
             self.lane.count("peer_ring_full", 1);

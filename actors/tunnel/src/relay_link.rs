@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use actors_network::Datagram;
+use actors_network::Datagrams;
 use actors_runtime::{Actor, Cx, Outlet};
 use protocol_identity::RelayId;
 use protocol_packet::Batch;
@@ -212,7 +212,7 @@ impl RelayLink {
 impl Actor for RelayLink {
     const KIND: &'static str = "RelayLink";
     type Command = LinkCommand;
-    type Packets = Batch<Datagram>;
+    type Packets = Batch<Datagrams>;
 
     fn started(&mut self, cx: &mut Cx<Self>) {
         let now = self.lane.now(cx.now());
@@ -252,29 +252,41 @@ impl Actor for RelayLink {
         self.drain(cx);
     }
 
-    fn received(&mut self, mut packets: Batch<Datagram>, cx: &mut Cx<Self>) {
+    fn received(&mut self, mut packets: Batch<Datagrams>, cx: &mut Cx<Self>) {
         let now = self.lane.now(cx.now());
         let slot = self.machine.config.slot;
         let mut control = false;
         let mut inward = self.lane.inward();
-        for mut datagram in packets.drain() {
-            if self.machine.binding.borrow_mut().handle_datagram(&datagram.bytes, now) {
-                control = true;
-                continue;
-            }
-            let Some(allocation) = &self.machine.allocation else {
-                cx.count_drop("relay_unexpected", 1);
-                continue;
-            };
-            let received = allocation.borrow_mut().handle_datagram(&datagram.bytes, now);
-            match received {
-                Received::Data { peer, payload } => {
-                    datagram.bytes.truncate(payload.end);
-                    datagram.bytes.advance(payload.start);
-                    inward.push(Path { via: Via::Relay(slot), remote: peer }, datagram.bytes);
+        for datagrams in packets.drain() {
+            let mut at = 0;
+            while at < datagrams.bytes.len() {
+                let run = channel_run(&datagrams, at);
+                let part = datagrams.bytes.get(at..at + run).unwrap_or_default();
+                let datagram = part.get(..datagrams.stride.min(part.len())).unwrap_or_default();
+                at += run;
+                if self.machine.binding.borrow_mut().handle_datagram(datagram, now) {
+                    control = true;
+                    continue;
                 }
-                Received::Handled => control = true,
-                Received::Dropped(reason) => cx.count_drop(reason.as_str(), 1),
+                let Some(allocation) = &self.machine.allocation else {
+                    cx.count_drop("relay_unexpected", run.div_ceil(datagrams.stride.max(1)) as u64);
+                    continue;
+                };
+                let received = allocation.borrow_mut().handle_datagram(datagram, now);
+                match received {
+                    Received::Data { peer, payload } => {
+                        let path = Path { via: Via::Relay(slot), remote: peer };
+                        let alone = part.len() <= datagrams.stride;
+                        let part = if alone { part.get(..payload.end).unwrap_or_default() } else { part };
+                        if !inward.copy(path, part, datagrams.stride, payload.start) {
+                            cx.count_drop("packet_too_long", 1);
+                        }
+                    }
+                    Received::Handled => control = true,
+                    Received::Dropped(reason) => {
+                        cx.count_drop(reason.as_str(), run.div_ceil(datagrams.stride.max(1)) as u64);
+                    }
+                }
             }
         }
         inward.flush();
@@ -309,4 +321,21 @@ impl Actor for RelayLink {
             }
         }
     }
+}
+
+/// Bytes of the datagrams from `at` on that are whole messages of one channel, so that one header tells of all; at least
+/// one datagram.
+fn channel_run(datagrams: &Datagrams, at: usize) -> usize {
+    let bytes = datagrams.bytes.get(at..).unwrap_or_default();
+    let stride = datagrams.stride.max(1);
+    let channel = |datagram: &[u8]| {
+        let header = datagram.first_chunk::<4>()?;
+        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let whole = (0x40..0x50).contains(&header[0]) && length + header.len() == datagram.len();
+        whole.then_some([header[0], header[1]])
+    };
+    let mut each = bytes.chunks(stride);
+    let first = each.next().and_then(channel);
+    let more = each.take_while(|datagram| first.is_some() && channel(datagram) == first).count();
+    bytes.len().min((more + 1) * stride)
 }
