@@ -94,6 +94,17 @@ impl HostPacket {
         (self.header.kind != Kind::Plain).then_some(self.header.segment)
     }
 
+    /// Whether all that it stands for is at most `limit` bytes long, or can be cut so by [`segments`](Self::segments).
+    pub fn fits(&self, limit: usize) -> bool {
+        match self.header.kind {
+            Kind::Plain => self.bytes.len() <= limit,
+            Kind::Tcp4 | Kind::Tcp6 => true,
+            Kind::Udp => {
+                usize::from(self.header.checksum_start) + 8 + usize::from(self.header.segment) <= limit
+            }
+        }
+    }
+
     /// How many packets it stands for.
     pub fn packets(&self) -> usize {
         match self.header.kind {

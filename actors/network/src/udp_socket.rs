@@ -294,12 +294,13 @@ mod tests {
         reading(&universe, &receiver, collect(&seen));
         let bytes: Vec<u8> = (0..70u32 * 1000 + 13).map(|n| (n / 1000) as u8).collect();
 
-        let sent = sender.send_channel_data(receiver.local_addr(), 0x4007, &bytes, 1000);
+        let sent = sender.send_channel_data(receiver.local_addr(), 0x4007, &bytes, 1000, 0b01);
         let alone = sender.send_with_header(receiver.local_addr(), b"head", b"payload");
 
         assert_eq!((sent, alone), (Sent::Yes, Sent::Yes));
         universe.block_on(until("all datagrams", || seen.borrow().len() == 72));
-        for (n, (_, datagram, _)) in seen.borrow().iter().take(71).enumerate() {
+        for (n, (_, datagram, ecn)) in seen.borrow().iter().take(71).enumerate() {
+            assert_eq!(*ecn, 0b01);
             let length = if n == 70 { 13u16 } else { 1000 };
             assert_eq!(datagram[..4], [0x40, 0x07, length.to_be_bytes()[0], length.to_be_bytes()[1]]);
             assert_eq!(datagram[4..], vec![n as u8; usize::from(length)]);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use actors_network::{Datagrams, Demux, HostPacket, Landing, LaneSockets, LaneTun, PacketSink};
 use actors_runtime::{Address, Drops, PacketSender};
-use protocol_packet::{Batch, Batches, Buffer, Pool};
+use protocol_packet::{Batch, Batches, Buffer, Ecn, Pool};
 use protocol_stun::NotWrapped;
 use protocol_traversal::{Path, RelaySlot, Via};
 use protocol_tunnel::{DatagramKind, TunnelIndex, classify, receiver};
@@ -221,13 +221,20 @@ impl TunnelLane {
 
     /// Sends datagrams of `segment` bytes each (the last may be shorter) on a path; 0 sends them as one.
     pub(crate) fn send(&self, path: Path, bytes: &[u8], segment: usize) {
+        self.send_marked(path, bytes, segment, Ecn::NotEct);
+    }
+
+    /// The same with the inner packets' ECN in the outer header (RFC 6040 section 4.1). A relay that follows RFC 8656
+    /// section 13 passes it on.
+    pub(crate) fn send_marked(&self, path: Path, bytes: &[u8], segment: usize, ecn: Ecn) {
         let segment = if segment == 0 { bytes.len().max(1) } else { segment };
         match path.via {
             Via::Direct => {
-                let _ = self.sockets.send(path.remote, bytes, segment);
+                let _ = self.sockets.send_marked(path.remote, bytes, segment, ecn.bits());
             }
             Via::Relay(slot) => {
-                let sent = self.with_link(slot, |link| self.send_through(link, path.remote, bytes, segment));
+                let sent = self
+                    .with_link(slot, |link| self.send_through(link, path.remote, bytes, segment, ecn.bits()));
                 if let Err(why) = sent.unwrap_or(Err(NotWrapped::NotAllocated)) {
                     let reason = match why {
                         NotWrapped::NotAllocated => "relay_not_allocated",
@@ -246,19 +253,20 @@ impl TunnelLane {
         remote: SocketAddr,
         bytes: &[u8],
         segment: usize,
+        ecn: u8,
     ) -> Result<(), NotWrapped> {
         let Some(allocation) = &link.machine.allocation else { return Err(NotWrapped::NotAllocated) };
         let mut allocation = allocation.borrow_mut();
         let relay = link.machine.config.address;
         if let Some(channel) = allocation.channel(remote) {
-            let _ = self.sockets.send_channel_data(relay, channel, bytes, segment);
+            let _ = self.sockets.send_channel_data(relay, channel, bytes, segment, ecn);
             return Ok(());
         }
         let mut framed = Vec::new();
         for datagram in bytes.chunks(segment) {
             framed.clear();
             allocation.wrap(remote, datagram, &mut framed)?;
-            let _ = self.sockets.send(relay, &framed, 0);
+            let _ = self.sockets.send_marked(relay, &framed, 0, ecn);
         }
         Ok(())
     }
@@ -308,20 +316,20 @@ pub(crate) struct Inward<'a> {
 }
 
 impl Inward<'_> {
-    /// Hands over what came on `path`: datagrams of `stride` bytes, the last of which may be shorter, each with its own
-    /// bytes from `skip` on.
-    pub(crate) fn push(&mut self, path: Path, bytes: Buffer, stride: usize, skip: usize) {
+    /// Hands over what came on a path, together.
+    pub(crate) fn push(&mut self, inbound: Inbound) {
+        let Inbound { path, bytes, stride, skip, ecn } = inbound;
         // One source sends to one peer, as a rule. Through a relay it may be several.
         let mut runs = Runs { bytes: &bytes, stride, skip, at: 0 };
         let Some((first, mut run)) = runs.next() else { return };
         if run.len() == bytes.len() {
-            return self.push_run(first, Inbound { path, bytes, stride, skip });
+            return self.push_run(first, Inbound { path, bytes, stride, skip, ecn });
         }
         let mut kind = first;
         loop {
             let part = bytes.get(run).unwrap_or_default();
             match self.lane.buffer(part) {
-                Some(bytes) => self.push_run(kind, Inbound { path, bytes, stride, skip }),
+                Some(bytes) => self.push_run(kind, Inbound { path, bytes, stride, skip, ecn }),
                 None => self.lane.count("not_wireguard", part.len().div_ceil(stride) as u64),
             }
             let Some(next) = runs.next() else { return };
@@ -330,9 +338,9 @@ impl Inward<'_> {
     }
 
     /// The same with bytes that are part of something else; `false` when they are too many.
-    pub(crate) fn copy(&mut self, path: Path, bytes: &[u8], stride: usize, skip: usize) -> bool {
+    pub(crate) fn copy(&mut self, path: Path, bytes: &[u8], stride: usize, skip: usize, ecn: Ecn) -> bool {
         let Some(bytes) = self.lane.buffer(bytes) else { return false };
-        self.push(path, bytes, stride, skip);
+        self.push(Inbound { path, bytes, stride, skip, ecn });
         true
     }
 
@@ -443,7 +451,8 @@ impl Demux for TunnelLane {
             };
             let Some(slot) = link else {
                 let path = Path { via: Via::Direct, remote: datagram.from };
-                inward.push(path, datagram.bytes, datagram.stride, 0);
+                let (stride, ecn) = (datagram.stride, Ecn::from_bits(datagram.ecn));
+                inward.push(Inbound { path, bytes: datagram.bytes, stride, skip: 0, ecn });
                 continue;
             };
             match &mut from_relay {

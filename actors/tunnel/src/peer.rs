@@ -11,12 +11,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors_network::{HostPacket, Landed, Landing};
+use actors_network::{HostPacket, Landed, Landing, TUN_MTU};
 use actors_runtime::{Actor, Cx, Outlet};
 use protocol_control::{Candidate, CandidateKind, InnerAddresses};
-use protocol_filter::{FlowRecord, GatewayRules};
+use protocol_filter::{Fit, FlowRecord, GatewayRules, ReplyBuf, TooLong};
 use protocol_identity::{DeviceId, GatewayId, Secret32, WireguardKey, WireguardPublic};
-use protocol_packet::{Batch, Buffer};
+use protocol_packet::{Batch, Buffer, Checksum, CongestionLoss, Ecn, Ip, TcpPieces, carry_ecn, clamp_syn};
 use protocol_traversal::{
     Agent, AgentConfig, Hygiene, Output as PathOutput, Path, PathKind, ProbeKeys, Role,
 };
@@ -31,8 +31,6 @@ use crate::side::{Side, SideOutput, Verdict};
 
 /// How often a peer reports its path when nothing changes; `status` shows round trips no older than this.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// The longest packet that is sealed.
-const LONGEST: usize = 2048 - OVERHEAD;
 /// The largest probe.
 const PROBE: usize = 1500;
 
@@ -46,6 +44,8 @@ pub struct Inbound {
     pub stride: usize,
     /// What a relay put before each.
     pub skip: usize,
+    /// What their outer headers say about congestion.
+    pub ecn: Ecn,
 }
 
 impl Inbound {
@@ -162,6 +162,8 @@ pub struct PathSummary {
     pub remote: SocketAddr,
     /// Whether a probe was answered on it.
     pub proven: bool,
+    /// The longest packet that goes through the tunnel on it, bytes.
+    pub mtu: u16,
 }
 
 /// What outlives a peer's incarnations, in the lane's table.
@@ -202,8 +204,14 @@ pub struct Peer {
     tunnel: Tunnel,
     agent: Agent,
     sender: Rc<RefCell<Sender>>,
+    /// The longest packet that the path takes, inside the tunnel.
+    limit: usize,
+    fit: Fit,
+    too_long: ReplyBuf,
+    /// Bytes of the longest datagram sealed in this turn.
+    longest: usize,
     next_report: Duration,
-    reported: Option<(PathKind, SocketAddr, bool)>,
+    reported: Option<(PathKind, SocketAddr, bool, u16)>,
 }
 
 impl Peer {
@@ -254,6 +262,10 @@ impl Peer {
             tunnel,
             sender,
             facts,
+            limit: usize::from(TUN_MTU),
+            fit: Fit::new(),
+            too_long: ReplyBuf::new(),
+            longest: 0,
             next_report: now,
             reported: None,
             lane,
@@ -321,6 +333,11 @@ impl Peer {
                 proven |= opened.proves_source();
                 match opened {
                     Opened::Packet { len, source: _ } => {
+                        if carry_ecn(room.get_mut(..len).unwrap_or_default(), inbound.ecn).is_err() {
+                            lane.count(CongestionLoss::REASON, 1);
+                            landing.discard();
+                            continue;
+                        }
                         if landing.take(len) == Landed::Apart {
                             self.admit(&mut landing, now, lasting);
                         }
@@ -351,6 +368,10 @@ impl Peer {
         match side.admit(&mut run, &self.lane, lasting) {
             Verdict::Forward(length) => {
                 run.truncate(length);
+                if run.segment().is_none() {
+                    // A SYN tells its receiver how much to send to us, so it is our own limit that counts on both ways.
+                    clamp_syn(run.bytes_mut(), self.limit, Checksum::Full);
+                }
                 let _ = self.lane.tun().write_run(&mut run);
             }
             Verdict::Answer(reason) => {
@@ -366,6 +387,10 @@ impl Peer {
         let (kept, lasting) = (self.kept.clone(), lasting_time());
         let mut side = kept.side.borrow_mut();
         for mut packet in batch.drain() {
+            // Before it is translated: its sender has to recognise it in what it is told.
+            if !packet.fits(self.limit) && self.refuses_too_long(&packet, lasting) {
+                continue;
+            }
             match side.release(&mut packet, lasting) {
                 Verdict::Forward(length) => {
                     packet.truncate(length);
@@ -380,12 +405,42 @@ impl Peer {
         }
     }
 
+    /// Whether a packet that the path does not take is dropped; its sender is told then.
+    fn refuses_too_long(&mut self, packet: &HostPacket, lasting: Duration) -> bool {
+        let packets = packet.packets() as u64;
+        match self.fit.too_long(packet.bytes(), self.limit, lasting, &mut self.too_long) {
+            TooLong::Pieces(_) => return false,
+            TooLong::Reply(reason) => {
+                self.lane.count(reason, packets);
+                let _ = self.lane.tun().write(&self.too_long);
+            }
+            TooLong::Drop(reason) => self.lane.count(reason, packets),
+        }
+        true
+    }
+
     fn seal_each(&mut self, mut packet: HostPacket, now: Duration) {
-        let Ok(mut segments) = packet.segments(LONGEST) else {
+        if packet.segment().is_none() {
+            clamp_syn(packet.bytes_mut(), self.limit, Checksum::Full);
+        }
+        if !packet.fits(self.limit) {
+            return self.seal_pieces(packet.bytes(), now);
+        }
+        let Ok(mut segments) = packet.segments(self.limit) else {
             return self.lane.count("packet_too_long", packet.packets() as u64);
         };
         while let Some(range) = segments.next(packet.bytes_mut()) {
             self.seal(packet.bytes().get(range).unwrap_or_default(), now);
+        }
+    }
+
+    fn seal_pieces(&mut self, packet: &[u8], now: Duration) {
+        let pieces = Ip::parse(packet).ok().and_then(|ip| TcpPieces::new(ip.headers(), self.limit));
+        let Some(mut pieces) = pieces else { return self.lane.count(Fit::TOO_BIG, 1) };
+        let mut piece = self.lane.pool().take();
+        while let Some(length) = pieces.next_into(packet, piece.whole()) {
+            piece.set_len(length);
+            self.seal(&piece, now);
         }
     }
 
@@ -401,12 +456,15 @@ impl Peer {
             return;
         };
         let mut sender = self.sender.borrow_mut();
-        let Some(room) = sender.room(packet.len(), path, &self.lane) else {
+        let Some(room) = sender.room(packet.len(), Ecn::of(packet), path, &self.lane) else {
             self.lane.count("packet_too_long", 1);
             return;
         };
         match self.tunnel.seal(packet, room, now) {
-            Sealed::Datagram(len) => sender.pushed(len, path, &self.lane),
+            Sealed::Datagram(len) => {
+                self.longest = self.longest.max(len);
+                sender.pushed(len, path, &self.lane);
+            }
             Sealed::Queued => {}
             Sealed::Dropped(dropped) => self.lane.count(dropped.reason(), 1),
         }
@@ -420,18 +478,20 @@ impl Peer {
         self.drain_queued(now);
         self.agent_outputs(now);
         if let Some(path) = self.agent.selected() {
-            let mut sender = self.sender.borrow_mut();
-            if !sender.is_empty() {
+            self.sender.borrow_mut().flush(path, &lane);
+            if self.longest > 0 {
                 self.agent.handle_sent(now);
+                self.agent.handle_sent_size(std::mem::take(&mut self.longest), now);
             }
-            sender.flush(path, &lane);
         } else {
             let lost = self.sender.borrow_mut().discard();
             if lost > 0 {
                 lane.count("no_path", lost);
             }
         }
-        if now >= self.next_report {
+        let limit = usize::from(inner(self.agent.path_mtu()));
+        let changed = std::mem::replace(&mut self.limit, limit) != limit;
+        if changed || now >= self.next_report {
             self.next_report = now + REPORT_EVERY;
             self.report_path(now);
         }
@@ -517,8 +577,9 @@ impl Peer {
                 round_trip: report.rtt,
                 remote: report.path.remote,
                 proven: report.rtt.is_some(),
+                mtu: inner(report.mtu),
             };
-            let essence = (summary.kind, summary.remote, summary.proven);
+            let essence = (summary.kind, summary.remote, summary.proven, summary.mtu);
             if self.reported != Some(essence) {
                 self.reported = Some(essence);
                 tracing::debug!(slot = self.kept.config.slot, ?summary, "path");
@@ -526,6 +587,11 @@ impl Peer {
             self.report(PeerChange::Path(summary));
         }
     }
+}
+
+/// The longest packet that a datagram of so many bytes carries.
+fn inner(datagram: u16) -> u16 {
+    datagram.saturating_sub(OVERHEAD as u16).min(TUN_MTU)
 }
 
 impl Actor for Peer {

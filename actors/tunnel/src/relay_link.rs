@@ -13,7 +13,7 @@ use std::time::Duration;
 use actors_network::Datagrams;
 use actors_runtime::{Actor, Cx, Outlet};
 use protocol_identity::RelayId;
-use protocol_packet::Batch;
+use protocol_packet::{Batch, Ecn};
 use protocol_stun::{
     AllocationClient, AllocationConfig, BindingClient, BindingEvent, BindingOutput, Credentials, Event,
     Output, Received,
@@ -278,7 +278,8 @@ impl Actor for RelayLink {
                         let path = Path { via: Via::Relay(slot), remote: peer };
                         let alone = part.len() <= datagrams.stride;
                         let part = if alone { part.get(..payload.end).unwrap_or_default() } else { part };
-                        if !inward.copy(path, part, datagrams.stride, payload.start) {
+                        let (stride, ecn) = (datagrams.stride, Ecn::from_bits(datagrams.ecn));
+                        if !inward.copy(path, part, stride, payload.start, ecn) {
                             cx.count_drop("packet_too_long", 1);
                         }
                     }

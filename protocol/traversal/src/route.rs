@@ -100,8 +100,9 @@ pub(crate) enum Due {
     Lost,
 }
 
-/// Outstanding probes that a route remembers: at the pace of the rounds and of retries, more than [`LOST_AFTER`].
-const REMEMBERED: usize = 16;
+/// Outstanding probes that a route remembers: at the pace of the rounds and of retries, more than [`LOST_AFTER`], and
+/// the padded ones of one search beside them.
+const REMEMBERED: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct Route {
@@ -129,6 +130,14 @@ impl Route {
 
     pub(crate) fn proven(&self) -> Option<&Proven> {
         match &self.stage {
+            Stage::Proven(proven) => Some(proven),
+            Stage::Trying { .. } | Stage::Resting { .. } | Stage::Idle => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn proven_mut(&mut self) -> Option<&mut Proven> {
+        match &mut self.stage {
             Stage::Proven(proven) => Some(proven),
             Stage::Trying { .. } | Stage::Resting { .. } | Stage::Idle => None,
         }
@@ -299,12 +308,10 @@ impl Route {
         }
     }
 
-    /// The size of the next padded probe, when one is due.
-    pub(crate) fn next_padded(&mut self, now: Duration) -> Option<usize> {
-        match &mut self.stage {
-            Stage::Proven(proven) => proven.mtu.next(self.last_heard, now),
-            Stage::Trying { .. } | Stage::Resting { .. } | Stage::Idle => None,
-        }
+    /// The sizes of the padded probes that are due.
+    pub(crate) fn next_padded(&mut self, now: Duration) -> Option<impl Iterator<Item = usize> + use<>> {
+        let proven = self.proven_mut()?;
+        Some(proven.mtu.next(proven.rtt.smoothed, now))
     }
 
     /// Asks for a probe by then at the latest.

@@ -209,13 +209,13 @@ fn a_smaller_mtu_is_found_and_a_new_black_hole_is_noticed() {
     assert_eq!(world.agents[CLIENT].path_mtu(), 1372);
 
     world.direct_mtu = 1320;
-    world.run(secs(50));
+    world.run(secs(13));
     assert_eq!(world.agents[CLIENT].path_mtu(), 1312);
     assert_eq!(world.agents[GATEWAY].path_mtu(), 1312);
     assert_eq!(world.proven_kind(CLIENT), Some(PathKind::Direct));
 
     world.direct_mtu = 9000;
-    world.run(secs(1_000));
+    world.run(secs(60));
     assert_eq!(world.agents[CLIENT].path_mtu(), 1452);
 }
 

@@ -295,6 +295,15 @@ impl Agent {
         }
     }
 
+    /// The largest datagram of data that has gone out on the selected path lately. While some of the size that the path
+    /// takes at most go out, that size is checked often. Once for each batch is enough.
+    pub fn handle_sent_size(&mut self, bytes: usize, now: Duration) {
+        let route = self.selected.and_then(|number| self.table.get_mut(number));
+        if let Some(proven) = route.and_then(Route::proven_mut) {
+            proven.mtu.sent(bytes, now);
+        }
+    }
+
     /// Our own addresses or routes changed: everything is tried again at once, data stays where it is until something
     /// answers.
     pub fn network_changed(&mut self, now: Duration) {

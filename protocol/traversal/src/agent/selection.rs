@@ -131,6 +131,10 @@ impl Agent {
         let old = self.selected.and_then(|number| self.table.get(number));
         let hold = old.map_or(Duration::ZERO, |old| choice::hold(old, route));
         let previous = old.map(|old| old.path).or(self.previous.take());
+        let limit = old.and_then(Route::proven).map(|proven| proven.mtu.payload());
+        if let (Some(limit), Some(proven)) = (limit, self.table.get_mut(number).and_then(Route::proven_mut)) {
+            proven.mtu.assume(limit);
+        }
         self.selected = Some(number);
         self.selected_since = now;
         self.contender = None;

@@ -51,8 +51,10 @@ impl Agent {
         let Some(number) = self.selected else {
             return;
         };
-        let size = self.table.get_mut(number).and_then(|route| route.next_padded(now));
-        if let Some(size) = size {
+        let Some(sizes) = self.table.get_mut(number).and_then(|route| route.next_padded(now)) else {
+            return;
+        };
+        for size in sizes {
             self.probe(number, size, now);
         }
     }
