@@ -14,6 +14,7 @@ pub mod run;
 pub mod stats;
 pub mod suite;
 pub mod target;
+pub mod tools;
 
 pub use options::Options;
 pub use suite::{Better, Bound, Chart, Figure, Measure, Need, Peer, Round, Setup, Suite, Target};
