@@ -10,7 +10,7 @@ mod known;
 mod lanes;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -194,12 +194,9 @@ impl Grants {
         self.device = Some((device, principal, addresses));
         self.relays.clone_from(&relays);
         self.tell_peers(PeersCommand::Relays(without_credentials(relays)));
-        let gone: Vec<ResourceId> = self
-            .resources
-            .keys()
-            .filter(|id| !resources.iter().any(|view| view.resource == **id))
-            .copied()
-            .collect();
+        let there: BTreeSet<ResourceId> = resources.iter().map(|view| view.resource).collect();
+        let gone: Vec<ResourceId> =
+            self.resources.keys().filter(|id| !there.contains(*id)).copied().collect();
         gone.into_iter().for_each(|resource| self.forget(resource, cx));
         for view in resources {
             self.put(view);

@@ -17,7 +17,8 @@ use protocol_traversal::{Path, RelaySlot, Via};
 use protocol_tunnel::{DatagramKind, TunnelIndex, classify, receiver};
 use tokio::time::Instant;
 
-use crate::peer::{Inbound, Peer, PeerKept, PeerPackets};
+use crate::generations::Generations;
+use crate::peer::{Inbound, Peer, PeerCommand, PeerKept, PeerPackets};
 use crate::relay_link::{LinkCommand, LinkMachine, RelayLink};
 use crate::router::{Route, Router};
 
@@ -70,6 +71,7 @@ pub struct TunnelLane {
     landing: RefCell<Landing>,
     peers: RefCell<Vec<Option<PeerPlace>>>,
     links: RefCell<Vec<Option<LinkPlace>>>,
+    generations: Generations,
     router: RefCell<Router>,
     initiations: RefCell<Option<PacketSender<Batch<Inbound>>>>,
 }
@@ -116,6 +118,7 @@ impl TunnelLane {
             datagrams: Batches::new(KEEP_BATCHES),
             peers: RefCell::default(),
             links: RefCell::default(),
+            generations: Generations::default(),
             router: RefCell::new(router),
             initiations: RefCell::default(),
         })
@@ -148,6 +151,10 @@ impl TunnelLane {
     /// Where packets from peers are decrypted. Whoever takes it leaves it empty.
     pub(crate) fn landing(&self) -> &RefCell<Landing> {
         &self.landing
+    }
+
+    pub(crate) fn generations(&self) -> &Generations {
+        &self.generations
     }
 
     pub(crate) fn router(&self) -> &RefCell<Router> {
@@ -194,6 +201,15 @@ impl TunnelLane {
                 f(slot, place);
             }
         }
+    }
+
+    /// An allocation of ours came or went: every peer looks at once which there are.
+    pub(crate) fn relays_changed(&self) {
+        self.each_peer(|_, place| {
+            if place.address.tell(PeerCommand::Relays).is_err() {
+                self.count("peer_command_lost", 1);
+            }
+        });
     }
 
     pub(crate) fn put_link(&self, slot: RelaySlot, place: Option<LinkPlace>) {

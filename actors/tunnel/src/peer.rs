@@ -172,11 +172,14 @@ pub(crate) struct PeerKept {
     pub(crate) side: RefCell<Side>,
     candidates: RefCell<Vec<Candidate>>,
     hygiene: RefCell<Hygiene>,
-    generation: Cell<u16>,
+    /// The generations that are used up are below this.
+    generation: Cell<u32>,
+    first_generation: u32,
 }
 
 impl PeerKept {
-    pub(crate) fn new(config: PeerConfig) -> Rc<Self> {
+    /// `generation`: those below were used with the same secret before.
+    pub(crate) fn new(config: PeerConfig, generation: u32) -> Rc<Self> {
         let side = match &config.rules {
             Some(rules) => Side::gateway(&config.inner, rules.clone()),
             None => Side::Client { slot: config.slot },
@@ -184,10 +187,28 @@ impl PeerKept {
         Rc::new(Self {
             candidates: RefCell::new(config.candidates.clone()),
             hygiene: RefCell::new(config.hygiene.clone()),
-            generation: Cell::new(0),
+            generation: Cell::new(generation),
+            first_generation: generation,
             side: RefCell::new(side),
             config,
         })
+    }
+
+    /// The generation that the next incarnation has.
+    pub(crate) fn next_generation(&self) -> u32 {
+        self.generation.get()
+    }
+
+    /// Takes the next generation. `None`: 65,536 incarnations have used them all up.
+    fn take_generation(&self) -> Option<u16> {
+        let generation = self.generation.get();
+        self.generation.set(generation.saturating_add(1));
+        u16::try_from(generation).ok()
+    }
+
+    /// Whether this is not the first incarnation.
+    fn is_restarted(&self) -> bool {
+        self.generation.get() > self.first_generation + 1
     }
 
     /// Whether `config` describes the same session, so that this peer can go on.
@@ -237,16 +258,20 @@ impl Peer {
             Role::Client => (&keys.client_to_gateway, &keys.gateway_to_client),
             Role::Gateway => (&keys.gateway_to_client, &keys.client_to_gateway),
         };
+        // Keys of nobody instead of a counter twice: the connection lives on without probes.
+        let (generation, keys_left) =
+            kept.take_generation().map_or((0, false), |generation| (generation, true));
+        let nobody = [Secret32::new(rand::random()), Secret32::new(rand::random())];
+        let (send, receive) = if keys_left { (send, receive) } else { (&nobody[0], &nobody[1]) };
         let agent_config = AgentConfig {
             role,
             keys: ProbeKeys::new(send, receive),
-            generation: kept.generation.get(),
+            generation,
             local_index: TunnelIndex { slot: config.slot, lane: lane.index() }.receiver_index(),
             remote_index: Some(config.remote_index),
             hygiene: kept.hygiene.borrow().clone(),
             seed: rand::random(),
         };
-        kept.generation.set(kept.generation.get().wrapping_add(1));
         let tunnel = Tunnel::new(
             TunnelConfig {
                 private: config.private.clone(),
@@ -293,14 +318,19 @@ impl Peer {
         }
     }
 
-    fn add_relays(&mut self, now: Duration) {
-        let mut slots = Vec::new();
+    /// Allocations that are there are paths, and those that are not are left at once.
+    fn follow_relays(&mut self, now: Duration) {
+        let mut there = Vec::new();
         self.lane.each_link(|slot, link| {
-            if link.machine.allocation.is_some() {
-                slots.push(slot);
+            if link.machine.is_allocated() {
+                there.push(slot);
             }
         });
-        for slot in slots {
+        let gone: Vec<_> = self.agent.relays().iter().filter(|slot| !there.contains(slot)).copied().collect();
+        for slot in gone {
+            self.agent.remove_relay(slot, now);
+        }
+        for slot in there {
             self.agent.add_relay(slot, now);
         }
     }
@@ -601,11 +631,11 @@ impl Actor for Peer {
 
     fn started(&mut self, cx: &mut Cx<Self>) {
         let now = self.lane.now(cx.now());
-        self.add_relays(now);
+        self.follow_relays(now);
         let candidates = self.kept.candidates.borrow().clone();
         self.add_candidates(&candidates, now);
         // A device begins. After a panic either end does: waiting for the other would take 15 s.
-        if self.is_client() || self.kept.generation.get() > 1 {
+        if self.is_client() || self.kept.is_restarted() {
             self.tunnel.initiate(true, now);
         }
         self.settle(now, cx);
@@ -627,7 +657,7 @@ impl Actor for Peer {
                 let candidates = self.kept.candidates.borrow().clone();
                 self.add_candidates(&candidates, now);
             }
-            PeerCommand::Relays => self.add_relays(now),
+            PeerCommand::Relays => self.follow_relays(now),
             PeerCommand::NetworkChanged => self.agent.network_changed(now),
             PeerCommand::GrantsChanged => {}
         }

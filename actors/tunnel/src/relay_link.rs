@@ -6,8 +6,10 @@
 //! - When it dies: the machine stays in the lane's table and goes on; at worst a retransmission is late.
 
 use std::cell::RefCell;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actors_network::Datagrams;
@@ -46,6 +48,8 @@ pub struct LinkConfig {
 pub enum LinkCommand {
     /// Lets these addresses send to us through the relay.
     Permit(Vec<IpAddr>),
+    /// Only these addresses are still wanted: what is not, twice in a row, is not asked for any more.
+    Keep(Arc<HashSet<IpAddr>>),
     /// Newer credentials, for the next allocation.
     Credentials(Credentials),
     /// Somebody on the lane gave the machine something to do.
@@ -84,6 +88,8 @@ pub enum LinkChange {
     },
     /// The relay lets this address through to us.
     Permitted(IpAddr),
+    /// Nobody wants this address any more: the relay's permission runs out.
+    Released(IpAddr),
     /// The relay refuses to let this address through.
     Refused(IpAddr),
     /// The allocation is gone; a new one is being made.
@@ -108,6 +114,12 @@ impl LinkMachine {
             binding: RefCell::new(BindingClient::new(BINDING_INTERVAL, rand::random())),
         })
     }
+
+    /// Whether the relay forwards to us.
+    pub(crate) fn is_allocated(&self) -> bool {
+        let allocation = self.allocation.as_ref();
+        allocation.is_some_and(|allocation| allocation.borrow().state() == protocol_stun::State::Allocated)
+    }
 }
 
 /// Our end at one relay.
@@ -115,13 +127,15 @@ pub struct RelayLink {
     lane: Rc<TunnelLane>,
     machine: Rc<LinkMachine>,
     facts: Outlet<LinkFact>,
+    /// What was not wanted when we were last told.
+    unwanted: BTreeSet<IpAddr>,
     retry: Option<Duration>,
     wait: Duration,
 }
 
 impl RelayLink {
     pub(crate) fn new(lane: Rc<TunnelLane>, machine: Rc<LinkMachine>, facts: Outlet<LinkFact>) -> Self {
-        Self { lane, machine, facts, retry: None, wait: FIRST_WAIT }
+        Self { lane, machine, facts, unwanted: BTreeSet::new(), retry: None, wait: FIRST_WAIT }
     }
 
     fn report(&self, what: LinkChange) {
@@ -193,6 +207,7 @@ impl RelayLink {
         match event {
             Event::Allocated { relayed, mapped, rtt } => {
                 self.wait = FIRST_WAIT;
+                self.lane.relays_changed();
                 self.report(LinkChange::Allocated { relayed });
                 self.report(LinkChange::Mapped { address: mapped, round_trip: rtt });
             }
@@ -201,6 +216,7 @@ impl RelayLink {
             Event::Bound(..) | Event::NotBound(..) => {}
             Event::Refused { peer, code: _ } => self.report(LinkChange::Refused(peer)),
             Event::Lost(lost) => {
+                self.lane.relays_changed();
                 self.report(LinkChange::Lost(format!("{lost:?}")));
                 self.retry = Some(now + self.wait);
                 self.wait = (self.wait * 2).min(LONGEST_WAIT);
@@ -241,13 +257,24 @@ impl Actor for RelayLink {
                     }
                 }
             }
+            (LinkCommand::Keep(wanted), Some(allocation)) => {
+                let mut allocation = allocation.borrow_mut();
+                let unwanted: BTreeSet<IpAddr> =
+                    allocation.wanted().filter(|address| !wanted.contains(address)).collect();
+                for address in unwanted.intersection(&self.unwanted) {
+                    allocation.forget(*address);
+                    self.report(LinkChange::Released(*address));
+                }
+                self.unwanted = unwanted;
+            }
             (LinkCommand::Credentials(credentials), Some(allocation)) => {
                 allocation.borrow_mut().set_credentials(credentials);
             }
             (LinkCommand::Check, Some(allocation)) => allocation.borrow_mut().check(now),
             (LinkCommand::Check, None) => self.machine.binding.borrow_mut().probe(now),
             (LinkCommand::Report, _) => self.report_all(),
-            (LinkCommand::Permit(_) | LinkCommand::Credentials(_), None) | (LinkCommand::Drain, _) => {}
+            (LinkCommand::Permit(_) | LinkCommand::Keep(_) | LinkCommand::Credentials(_), None)
+            | (LinkCommand::Drain, _) => {}
         }
         self.drain(cx);
     }

@@ -1,6 +1,6 @@
 //! Which peer a packet of the host is for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub enum RouterChange {
         filters: Vec<TrafficFilter>,
     },
     /// Only these resources stay.
-    Retain(Vec<ResourceId>),
+    Retain(BTreeSet<ResourceId>),
     /// What is known about access to a resource; ends are on [`lasting_time`].
     Access {
         /// The resource.
@@ -134,7 +134,29 @@ impl Router {
     }
 
     /// Changes the table, and returns the packets that are to be routed again.
-    pub(crate) fn change(&mut self, change: RouterChange) -> Vec<HostPacket> {
+    pub(crate) fn change_all(&mut self, changes: Vec<RouterChange>) -> Vec<HostPacket> {
+        let mut released = Vec::new();
+        let mut changes = changes.into_iter().peekable();
+        while let Some(change) = changes.next() {
+            let RouterChange::Put { resource, prefixes, filters } = change else {
+                released.extend(self.change(change));
+                continue;
+            };
+            // Each change of the prefixes builds their table anew: those that follow each other do so once.
+            let mut puts = vec![(resource, prefixes, filters)];
+            while let Some(RouterChange::Put { resource, prefixes, filters }) =
+                changes.next_if(|next| matches!(next, RouterChange::Put { .. }))
+            {
+                puts.push((resource, prefixes, filters));
+            }
+            if let Self::Client(router) = self {
+                router.table.put_all(puts);
+            }
+        }
+        released
+    }
+
+    fn change(&mut self, change: RouterChange) -> Vec<HostPacket> {
         let Self::Client(router) = self else { return Vec::new() };
         let decided = match change {
             RouterChange::Inner(inner) => {

@@ -276,6 +276,21 @@ fn a_blocked_pair_rests_and_is_tried_again() {
 }
 
 #[test]
+fn two_nats_that_take_early_packets_for_themselves_are_passed_within_a_minute() {
+    for seed in 0..20 {
+        let weather = Weather { jitter: ms(3), ..Weather::fair(seed) };
+        let mut world = World::new(NatKind::Unfiltered, NatKind::Unfiltered, weather);
+
+        world.run(secs(60));
+
+        for end in [CLIENT, GATEWAY] {
+            assert_eq!(world.proven_kind(end), Some(PathKind::Direct), "end {end}, seed {seed}");
+            assert!(world.longest_gap(end, secs(1), secs(60)) < ms(100), "nothing is lost on the way");
+        }
+    }
+}
+
+#[test]
 fn data_from_a_stranger_address_moves_nothing_once_a_path_is_proven() {
     let mut world = world(NatKind::FullCone, NatKind::FullCone);
     world.run(secs(10));

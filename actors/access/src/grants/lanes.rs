@@ -21,6 +21,10 @@ use crate::grants::Decided;
 const DEPART_WITHIN: Duration = Duration::from_secs(5);
 /// How long what did not fit into a neighbour's mailbox waits.
 const TRY_AGAIN: Duration = Duration::from_millis(20);
+/// Changes of the lanes' table in one message, so that a lane spends well under a millisecond on it.
+const MOST_AT_ONCE: usize = 1024;
+/// Messages that wait for a neighbour who takes nothing. Then we begin anew, and tell what holds instead of what changed.
+const MOST_DUE: usize = 4096;
 
 /// What is still to be told.
 #[derive(Default)]
@@ -38,7 +42,7 @@ impl Grants {
 
     pub(super) fn route(&mut self, change: RouterChange) {
         match self.due.peers.back_mut() {
-            Some(PeersCommand::Route(changes)) => changes.push(change),
+            Some(PeersCommand::Route(changes)) if changes.len() < MOST_AT_ONCE => changes.push(change),
             Some(_) | None => self.due.peers.push_back(PeersCommand::Route(vec![change])),
         }
     }
@@ -53,6 +57,10 @@ impl Grants {
                 is_late = true;
                 break;
             }
+        }
+        if self.due.peers.len() > MOST_DUE {
+            tracing::warn!("the peers take nothing: the grants begin anew");
+            return cx.fail();
         }
         if self.due.host {
             self.due.host = !self.tell_host();

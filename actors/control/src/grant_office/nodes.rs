@@ -10,7 +10,7 @@ use protocol_control::{
 };
 use protocol_identity::{DeviceId, GatewayId, GrantId, RelayId, ResourceId};
 
-use super::office::{Office, OnlineDevice, Open, OnlineGateway, remaining};
+use super::office::{Office, OnlineDevice, OnlineGateway, Open, remaining};
 use crate::model::inner_addresses;
 use crate::relay_registry::Relays;
 
@@ -79,10 +79,8 @@ impl Office {
         let mut own: Vec<&Open> = self.grants.values().filter(|grant| grant.gateway == gateway).collect();
         // Renewing a grant changes its version and not the process that asked for it.
         own.sort_by_key(|grant| (grant.offered, grant.version));
-        let grants: Vec<Authorize> = own
-            .into_iter()
-            .filter_map(|grant| self.authorization(grant, now))
-            .collect();
+        let grants: Vec<Authorize> =
+            own.into_iter().filter_map(|grant| self.authorization(grant, now)).collect();
         let moved: Vec<(DeviceId, Vec<Candidate>)> = grants
             .iter()
             .filter_map(|grant| {

@@ -50,6 +50,8 @@ impl Late {
             TableCommand::Retain(_) => self.retain = true,
             TableCommand::Permit(addresses) => self.permit.extend(addresses),
             TableCommand::Route(changes) => self.routes.extend(changes),
+            // The next one comes by itself.
+            TableCommand::Keep(_) => {}
             TableCommand::NetworkChanged => self.network = true,
             TableCommand::Announce => self.announce = true,
         }

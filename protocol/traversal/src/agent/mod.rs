@@ -184,6 +184,11 @@ impl Agent {
         self.remove_where(|path| path.remote == address, now);
     }
 
+    /// The slots in which we have allocations.
+    pub fn relays(&self) -> &[RelaySlot] {
+        &self.relays
+    }
+
     /// We have an allocation in this slot.
     pub fn add_relay(&mut self, slot: RelaySlot, now: Duration) {
         if self.relays.contains(&slot) {
@@ -237,7 +242,7 @@ impl Agent {
             }
         }
         match opened.content {
-            Content::Probe { chosen, choice, sender } => {
+            Content::Probe { chosen, meet, choice, sender } => {
                 self.set_remote_index(sender, now);
                 let number = self.meet(path, now).ok_or(ProbeError::NoRoom)?;
                 self.heard(number, now);
@@ -247,6 +252,9 @@ impl Agent {
                     Role::Gateway if chosen => self.follow(number, choice, now),
                     Role::Client if chosen && choice == self.choice => self.leave_for(number, now),
                     Role::Gateway | Role::Client => {}
+                }
+                if meet && self.config.role == Role::Gateway {
+                    self.try_together(now);
                 }
             }
             Content::Answer { id, observed, sender, size: _ } => {
@@ -397,6 +405,9 @@ impl Agent {
     fn remove_where(&mut self, gone: impl Fn(&Path) -> bool, now: Duration) {
         self.previous = self.selected();
         self.table.remove_where(gone);
+        // A number that is free may be given to another path.
+        self.followed = self.followed.filter(|followed| self.table.get(followed.number).is_some());
+        self.contender = self.contender.filter(|(number, _)| self.table.get(*number).is_some());
         if self.selected().is_none() {
             self.selected = None;
             self.followed = None;
