@@ -57,7 +57,8 @@ impl Send {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.connect(self.to)?;
         setsockopt(&socket, sockopt::SndBuf, &(4 << 20))?;
-        let to = [Some(SockaddrIn::from(self.to)); BATCH];
+        // No address: the socket is connected, and looks its route up once.
+        let to = [None; BATCH];
         let mut payloads = vec![vec![0_u8; self.size]; BATCH];
         let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
 

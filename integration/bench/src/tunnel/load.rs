@@ -86,27 +86,44 @@ impl Running {
     }
 }
 
-/// Starts a run of TCP. Its logs are named by the port, and begin anew.
+/// Starts a run of TCP.
 pub fn start(between: Between<'_>, stream: Stream<'_>) -> Result<Running> {
-    let port = stream.port.to_string();
-    let name = |end: &str| format!("iperf3-{end}-{port}");
-    for (host, end) in [(between.far, "server"), (between.near, "client")] {
-        for ending in ["out", "err"] {
-            let _none_yet = std::fs::remove_file(host.dir().join(format!("{}.{ending}", name(end))));
-        }
+    let server = serve(between, stream.port)?;
+    start_at(server, between, stream)
+}
+
+/// Logs are named by the port, and begin anew with each run.
+fn name_of(host: &Host, end: &str, port: u16) -> String {
+    let name = format!("iperf3-{end}-{port}");
+    for ending in ["out", "err"] {
+        let _none_yet = std::fs::remove_file(host.dir().join(format!("{name}.{ending}")));
     }
+    name
+}
+
+/// A server for one run of TCP.
+pub fn serve(between: Between<'_>, port: u16) -> Result<Process> {
+    let name = name_of(between.far, "server", port);
+    let port = port.to_string();
     let server = between
         .far
-        .launch(&name("server"), "iperf3")
+        .launch(&name, "iperf3")
         .args(["-s", "-1", "--forceflush", "-B", between.target, "-p", &port])
         .start()?;
     wait::until_true("iperf3 listens", Duration::from_secs(5), || {
         ensure!(server.pid().is_some(), "it ended: {}{}", server.stdout(), server.stderr());
         Ok(server.stdout().contains("listening"))
     })?;
+    Ok(server)
+}
+
+/// The same with a server that waits.
+pub fn start_at(server: Process, between: Between<'_>, stream: Stream<'_>) -> Result<Running> {
+    let name = name_of(between.near, "client", stream.port);
+    let port = stream.port.to_string();
     let (secs, skip) = (stream.secs.to_string(), stream.skip.to_string());
     let streams = stream.streams.to_string();
-    let mut client = between.near.launch(&name("client"), "iperf3").args([
+    let mut client = between.near.launch(&name, "iperf3").args([
         "-c",
         between.target,
         "-p",
@@ -200,6 +217,10 @@ fn summed_up(rate: u64, sent: &Value, received: &Value, cpu: f64) -> Result<Pack
 
 /// The highest share of loss that counts as none, in percent.
 pub const TOLERATED: f64 = 0.1;
+/// A rate at which more than this is lost is not tried again, in percent.
+const HOPELESS: f64 = 3.0;
+/// How often a rate is tried.
+const TRIES: usize = 3;
 /// Nobody is asked for more packets a second than this.
 const CEILING: u64 = 1_200_000;
 /// The search ends when what held and what did not are this close.
@@ -228,13 +249,13 @@ pub fn highest(first: u64, mut holds: impl FnMut(u64) -> Result<bool>) -> Result
 /// The highest rate of small packets at which no more is lost than is tolerated.
 pub fn highest_rate(between: Between<'_>, size: usize, first: u64, millis: u64) -> Result<u64> {
     highest(first, |rate| {
-        // One hiccup of a shared machine is not the limit: what misses narrowly is tried once more.
-        for _ in 0..2 {
-            let packets = packets(between, size, rate, millis)?;
-            if packets.loss_percent <= TOLERATED {
+        // One hiccup of a shared machine is not the limit: what misses narrowly is tried again.
+        for _ in 0..TRIES {
+            let lost = packets(between, size, rate, millis)?.loss_percent;
+            if lost <= TOLERATED {
                 return Ok(true);
             }
-            if packets.loss_percent > 10.0 * TOLERATED {
+            if lost > HOPELESS {
                 return Ok(false);
             }
         }

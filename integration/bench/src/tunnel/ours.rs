@@ -102,13 +102,16 @@ impl Ours {
         let (clients, _gateway) = self.plane.connect_many()?;
         round.case("eight clients, down", |round| {
             let none = Processes::default();
+            let hosts: Vec<_> = clients.iter().map(|client| client.host.clone()).collect();
+            let between = |near| Between { near, far: &self.ground.far, target: TARGET, processes: &none };
+            let ports = || 5401..;
+            let servers = hosts.iter().zip(ports()).map(|(near, port)| load::serve(between(near), port));
+            let servers = servers.collect::<Result<Vec<_>>>()?;
+            // They begin together, and what they do before each has found its share does not count.
             let mut running = Vec::new();
-            for (place, client) in clients.iter().enumerate() {
-                let near = &client.host;
-                let between = Between { near, far: &self.ground.far, target: TARGET, processes: &none };
-                let port = 5401 + place as u16;
-                let secs = round.secs() + 1;
-                running.push(load::start(between, Stream { port, ..Stream::single(Direction::Down, secs) })?);
+            for ((near, port), server) in hosts.iter().zip(ports()).zip(servers) {
+                let stream = Stream { port, skip: 2, ..Stream::single(Direction::Down, round.secs() + 1) };
+                running.push(load::start_at(server, between(near), stream)?);
             }
             let rates = running.into_iter().map(|one| one.finish().map(|(rate, ..)| rate));
             let rates = rates.collect::<Result<Vec<_>>>()?;
