@@ -42,7 +42,7 @@ impl Peer for Bare {
             round.record("generator-rate", packets.sent_rate)?;
             round.record("generator-loss", packets.loss_percent)
         });
-        cases::small_packets(round, between);
+        cases::small_packets(round, between, true);
         cases::echoes(round, between);
         for case in &long::CASES {
             let way = Way::Long(case.road);

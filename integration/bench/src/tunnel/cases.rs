@@ -35,8 +35,8 @@ pub fn streams(round: &mut Round<'_>, between: Between<'_>) {
     }
 }
 
-/// Small packets at the promised rate, and the highest rate.
-pub fn small_packets(round: &mut Round<'_>, between: Between<'_>) {
+/// Small packets at the promised rate, and the highest rate: looked for with 64 bytes, and with `search_both` with 200.
+pub fn small_packets(round: &mut Round<'_>, between: Between<'_>, search_both: bool) {
     let sizes = [
         (64, "150,000 packets a second of 64 B", "64-loss", "64-cpu", "the highest rate of 64 B", "64-max"),
         (
@@ -61,6 +61,9 @@ pub fn small_packets(round: &mut Round<'_>, between: Between<'_>) {
             }
             Ok(())
         });
+        if size > 64 && !search_both {
+            continue;
+        }
         round.case(search, |round| {
             let rate = load::highest_rate(between, size, first, 700)?;
             round.record(max, rate as f64)

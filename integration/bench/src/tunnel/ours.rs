@@ -41,7 +41,7 @@ impl Ours {
         std::thread::sleep(SETTLE);
         cases::idle_memory(round, between);
         cases::streams(round, between);
-        cases::small_packets(round, between);
+        cases::small_packets(round, between, true);
         cases::echoes(round, between);
         cases::peak_memory(round, between);
         Ok(())

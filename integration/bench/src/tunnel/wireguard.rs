@@ -128,7 +128,7 @@ impl Peer for Wireguard {
         let between = Between { near: &ground.near, far: &ground.far, target: TARGET, processes: &processes };
         cases::idle_memory(round, between);
         cases::streams(round, between);
-        cases::small_packets(round, between);
+        cases::small_packets(round, between, false);
         cases::echoes(round, between);
         cases::peak_memory(round, between);
         Ok(())
