@@ -62,6 +62,8 @@ reasons! {
     TunReadFailed = "tun_read_failed",
     /// A super-packet that cannot be cut.
     TunSegmentRefused = "tun_segment_refused",
+    /// An acknowledgement right before a later one of its flow, which says the same and more.
+    AckSuperseded = "ack_superseded",
 }
 
 /// The counters of one lane's edge.

@@ -11,6 +11,7 @@
 
 use protocol_packet::{Checksum, Sum};
 
+use crate::acks;
 use crate::field::{get, pseudo, put};
 use crate::tun_open::Offload;
 use crate::virtio::{self, Header, Kind};
@@ -63,6 +64,9 @@ pub struct Landing {
     shape: Option<Shape>,
     closed: bool,
     pushed: bool,
+    /// Where TCP begins if the run is one packet that only acknowledges.
+    acknowledges: Option<usize>,
+    superseded: u64,
     /// Where the packet that is being decrypted begins.
     at: usize,
     saved: [u8; MAX_HEADERS],
@@ -91,6 +95,8 @@ impl Landing {
             shape: None,
             closed: false,
             pushed: false,
+            acknowledges: None,
+            superseded: 0,
             at: START,
             saved: [0; MAX_HEADERS],
             first: [0; MAX_HEADERS],
@@ -102,12 +108,17 @@ impl Landing {
     /// Forgets everything.
     pub fn clear(&mut self) {
         (self.end, self.count, self.shape, self.at) = (START, 0, None, START);
-        (self.closed, self.pushed, self.aside_len) = (false, false, 0);
+        (self.closed, self.pushed, self.aside_len, self.acknowledges) = (false, false, 0, None);
     }
 
     /// How many packets the run has.
     pub fn packets(&self) -> usize {
         self.count
+    }
+
+    /// How many acknowledgements were left out since this was asked last.
+    pub fn take_superseded(&mut self) -> u64 {
+        std::mem::take(&mut self.superseded)
     }
 
     /// Whether nothing can continue the run any more.
@@ -142,7 +153,11 @@ impl Landing {
         let packet = self.bytes.get(self.at..self.at + length).unwrap_or_default();
         let shape = self.shape_of(packet);
         if self.count == 0 {
-            self.closed = shape.is_none_or(|shape| ends(packet, &shape));
+            self.acknowledges = if self.tcp { acks::pure(packet) } else { None };
+            self.closed = match shape {
+                Some(shape) => ends(packet, &shape),
+                None => self.acknowledges.is_none(),
+            };
             self.pushed = self.closed && shape.is_some();
             (self.count, self.shape, self.end) = (1, shape, START + packet.len());
             if let Some(shape) = shape
@@ -151,6 +166,12 @@ impl Landing {
             {
                 to.copy_from_slice(from);
             }
+            return Landed::Joined;
+        }
+        if self.supersedes(packet) {
+            let end = self.at + packet.len();
+            self.bytes.copy_within(self.at..end, START);
+            self.superseded += 1;
             return Landed::Joined;
         }
         if let (Some(shape), Some(waiting), false) = (shape, self.shape, self.closed)
@@ -229,6 +250,15 @@ impl Landing {
             checksum_start: shape.upper as u16,
             checksum_offset,
         })
+    }
+
+    /// Whether the run is an acknowledgement that `packet` makes superfluous.
+    fn supersedes(&self, packet: &[u8]) -> bool {
+        let Some(upper) = self.acknowledges.filter(|_| self.count == 1) else { return false };
+        let old = self.bytes.get(START..self.end).unwrap_or_default();
+        acks::pure(packet) == Some(upper)
+            && acks::same_flow(packet, old)
+            && acks::supersedes(packet, old, upper)
     }
 
     /// Whether `packet` is what cutting the waiting super-packet would yield next.
@@ -497,6 +527,34 @@ mod tests {
         packets.remove(1);
 
         assert_eq!(through(&packets, Offload::TcpUdp), (packets, 2));
+    }
+
+    #[test]
+    fn of_a_row_of_acknowledgements_the_last_one_is_left() {
+        let packets: Vec<_> = (0..5).map(|n| acknowledgement(9, 100 + n)).collect();
+        let repeated = vec![acknowledgement(9, 7), acknowledgement(9, 7), acknowledgement(10, 8)];
+
+        assert_eq!(through(&packets, Offload::TcpUdp), (vec![packets[4].clone()], 1));
+        assert_eq!(through(&packets, Offload::Off), (packets, 5));
+        assert_eq!(through(&repeated, Offload::TcpUdp), (repeated, 3));
+    }
+
+    fn acknowledgement(flow: u16, number: u32) -> Vec<u8> {
+        let (source, destination) = ends(false, flow);
+        let mut out = vec![0; 40];
+        let (sequence, flags, window, payload) = (1, TcpFlags::ACK, 500, &[][..]);
+        let segment = TcpSegment {
+            source,
+            destination,
+            sequence,
+            acknowledgement: number,
+            flags,
+            window,
+            mss: None,
+            payload,
+        };
+        tcp(&mut out, &segment).unwrap();
+        out
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! What the packet lanes touch ([`LaneUdp`], [`LaneTun`]) is owned by the lane and shared on it; the actors only read.
 //! Everything else lives on the control lane and may wait.
 
+mod acks;
 mod blocking;
 mod drops;
 mod field;

@@ -13,6 +13,7 @@ use actors_runtime::{Actor, Cx, Never};
 use futures_util::stream;
 use protocol_packet::{BATCH, Batch, Batches, Buffer, Pool};
 
+use crate::acks;
 use crate::drops::{EdgeDrop, Handing};
 use crate::lane_tun::LaneTun;
 use crate::segment::HostPacket;
@@ -28,6 +29,9 @@ const CHECK: Duration = Duration::from_secs(1);
 const KEEP: usize = 1024;
 /// Idle buffers for super-packets that are kept.
 const KEEP_LARGE: usize = 16;
+
+/// So many packets back an acknowledgement is looked for that a later one makes superfluous.
+const FLOWS: usize = 8;
 
 /// Takes the packets that the host sends into the tunnel.
 pub trait PacketSink {
@@ -167,6 +171,16 @@ impl Reader {
                 return 0;
             }
         };
+        if let Some(upper) = acks::pure(packet.bytes()).filter(|_| length > 0)
+            && let Some(last) =
+                batch.iter_mut().rev().take(FLOWS).find(|old| acks::same_flow(packet.bytes(), old.bytes()))
+            && acks::pure(last.bytes()) == Some(upper)
+            && acks::supersedes(packet.bytes(), last.bytes(), upper)
+        {
+            *last = packet;
+            self.tun.drops().add(EdgeDrop::AckSuperseded, 1);
+            return 1;
+        }
         let packets = packet.packets();
         // The batch has room: nothing is read into a full one.
         let _ = batch.push(packet);

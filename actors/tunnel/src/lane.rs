@@ -14,7 +14,7 @@ use actors_runtime::{Address, Drops, PacketSender};
 use protocol_packet::{Batch, Batches, Buffer, Ecn, Pool};
 use protocol_stun::NotWrapped;
 use protocol_traversal::{Path, RelaySlot, Via};
-use protocol_tunnel::{DatagramKind, TunnelIndex, classify, receiver};
+use protocol_tunnel::{DatagramKind, OVERHEAD, TunnelIndex, classify, receiver};
 use tokio::time::Instant;
 
 use crate::generations::Generations;
@@ -408,6 +408,9 @@ impl Inward<'_> {
     }
 }
 
+/// The first byte of WireGuard data (paper, section 5.4.6).
+const DATA: u8 = 4;
+
 /// Whom a datagram is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum For {
@@ -438,6 +441,17 @@ impl Runs<'_> {
     }
 }
 
+impl Runs<'_> {
+    /// Whether the two are data of the same session, as most are.
+    fn alike(&self, one: usize, other: usize) -> bool {
+        let head = |at: usize| {
+            let datagram = self.bytes.get(at..)?.get(self.skip..)?;
+            datagram.first_chunk::<OVERHEAD>()?.first_chunk::<8>()
+        };
+        head(other).is_some_and(|head_of_other| head_of_other[0] == DATA && Some(head_of_other) == head(one))
+    }
+}
+
 impl Iterator for Runs<'_> {
     type Item = (For, Range<usize>);
 
@@ -445,7 +459,7 @@ impl Iterator for Runs<'_> {
         let (start, whom) = (self.at, self.who(self.at)?);
         let mut end = start + self.stride;
         // Each initiation goes its own way.
-        while whom != For::Table && self.who(end) == Some(whom) {
+        while whom != For::Table && (self.alike(start, end) || self.who(end) == Some(whom)) {
             end += self.stride;
         }
         self.at = end;

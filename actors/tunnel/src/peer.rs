@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors_network::{HostPacket, Landed, Landing, TUN_MTU};
+use actors_network::{EdgeDrop, HostPacket, Landed, Landing, TUN_MTU};
 use actors_runtime::{Actor, Cx, Outlet};
 use protocol_control::{Candidate, CandidateKind, InnerAddresses};
 use protocol_filter::{Fit, FlowRecord, GatewayRules, ReplyBuf, TooLong};
@@ -387,6 +387,10 @@ impl Peer {
             }
         }
         self.admit(&mut landing, now, lasting);
+        let superseded = landing.take_superseded();
+        if superseded > 0 {
+            lane.tun().drops().add(EdgeDrop::AckSuperseded, superseded);
+        }
     }
 
     /// Lets the run from the other end in, or not, and begins the next.
@@ -449,6 +453,7 @@ impl Peer {
         true
     }
 
+    /// Seals what the packet stands for.
     fn seal_each(&mut self, mut packet: HostPacket, now: Duration) {
         if packet.segment().is_none() {
             clamp_syn(packet.bytes_mut(), self.limit, Checksum::Full);
@@ -459,8 +464,17 @@ impl Peer {
         let Ok(mut segments) = packet.segments(self.limit) else {
             return self.lane.count("packet_too_long", packet.packets() as u64);
         };
+        let Some(path) = self.agent.selected() else {
+            while let Some(range) = segments.next(packet.bytes_mut()) {
+                self.seal(packet.bytes().get(range).unwrap_or_default(), now);
+            }
+            return;
+        };
+        let sender = self.sender.clone();
+        let mut sender = sender.borrow_mut();
         while let Some(range) = segments.next(packet.bytes_mut()) {
-            self.seal(packet.bytes().get(range).unwrap_or_default(), now);
+            let packet = packet.bytes().get(range).unwrap_or_default();
+            self.tunnel_to(&mut sender, path, packet, now);
         }
     }
 
@@ -485,7 +499,11 @@ impl Peer {
             }
             return;
         };
-        let mut sender = self.sender.borrow_mut();
+        let sender = self.sender.clone();
+        self.tunnel_to(&mut sender.borrow_mut(), path, packet, now);
+    }
+
+    fn tunnel_to(&mut self, sender: &mut Sender, path: Path, packet: &[u8], now: Duration) {
         let Some(room) = sender.room(packet.len(), Ecn::of(packet), path, &self.lane) else {
             self.lane.count("packet_too_long", 1);
             return;
