@@ -77,7 +77,7 @@ pub struct AppliedRoutes {
 pub(crate) async fn apply(config: &RoutesConfig, plan: Arc<HostPlan>) -> Result<AppliedRoutes, NetlinkError> {
     let netlink = Netlink::connect()?;
     let index = netlink.link_index(&config.device).await?;
-    netlink.link_up(index, config.mtu).await?;
+    netlink.link_up(index, config.mtu, crate::TUN_SEGMENTS).await?;
     let (addresses, without_ipv6) = set_addresses(&netlink, index, &plan.addresses).await?;
     let speaks = |net: &IpNet| !(without_ipv6 && matches!(net, IpNet::V6(_)));
     let host = netlink.host_routes().await?;

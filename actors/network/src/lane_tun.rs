@@ -16,6 +16,9 @@ use crate::virtio::{self, Header};
 /// What the inner packets may measure: 1,500 less IPv6 (40), UDP (8) and WireGuard (32).
 pub const TUN_MTU: u16 = 1420;
 
+/// Packets that one super-packet of the host stands for at most: what one UDP send carries once they are sealed.
+pub const TUN_SEGMENTS: u32 = (65_507 / (TUN_MTU as usize + 32)) as u32;
+
 /// What a device is opened with.
 #[derive(Clone, Debug)]
 pub struct TunConfig {

@@ -53,7 +53,7 @@ pub use host_routes::{
     clean_routes_blocking,
 };
 pub use landing::{Landed, Landing, Run};
-pub use lane_tun::{LaneTun, TUN_MTU, TunConfig, Written};
+pub use lane_tun::{LaneTun, TUN_MTU, TUN_SEGMENTS, TunConfig, Written};
 pub use lane_udp::{LaneSockets, LaneUdp, OpenUdpError, SOCKET_BUFFER, Sent, UdpConfig};
 pub use link_watcher::{
     HostAddress, LinkCommand, LinkWatcher, NetworkChanged, NetworkState, Uplink, read_network,

@@ -102,13 +102,17 @@ impl Netlink {
         }
     }
 
-    /// Sets MTU and state; no link-local address, because the tunnel has no link.
-    pub(crate) async fn link_up(&self, index: u32, mtu: u16) -> Result<(), NetlinkError> {
+    /// Sets MTU, the longest super-packet and state; no link-local address, because the tunnel has no link.
+    pub(crate) async fn link_up(&self, index: u32, mtu: u16, segments: u32) -> Result<(), NetlinkError> {
         let quiet = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
             In6AddrGenMode::None,
         )])]);
         let message = LinkUnspec::new_with_index(index).append_extra_attribute(quiet).build();
         // Without IPv6 there is nothing to silence.
+        let _ = self.handle.link().set(message).execute().await;
+        let shorter = LinkAttribute::GsoMaxSegs(segments);
+        let message = LinkUnspec::new_with_index(index).append_extra_attribute(shorter).build();
+        // Where the kernel refuses this, super-packets take two sends instead of one.
         let _ = self.handle.link().set(message).execute().await;
         let message = LinkUnspec::new_with_index(index).mtu(u32::from(mtu)).up().build();
         self.handle.link().set(message).execute().await.map_err(failed("bring the device up"))

@@ -22,7 +22,7 @@ use crate::lane_udp::{LaneUdp, OpenUdpError, canonical};
 /// A datagram of ours measures less than 1,500 bytes; the rest is room for jumbo probes.
 const LIMIT: usize = 2048;
 /// Buffers of one receive call, each for up to 64 datagrams of one source (GRO).
-const CALL: usize = 8;
+const CALL: usize = 4;
 /// The largest GRO buffer.
 const GRO_BUFFER: usize = 1 << 16;
 /// Idle buffers for single datagrams that are kept.

@@ -20,9 +20,7 @@ use actors_tunnel::{
     GatewayApply, PeerConfig, PeerName, PeerTable, Router, RouterChange, TableCommand, TunnelLane,
 };
 use protocol_control::{Candidate, CandidateKind, InnerAddresses};
-use protocol_filter::{
-    Access, Destination, GatewayRules, GrantSpec, GrantVersion, PeerGrants, PeerSlot,
-};
+use protocol_filter::{Access, Destination, GatewayRules, GrantSpec, GrantVersion, PeerGrants, PeerSlot};
 use protocol_identity::{
     DeviceId, GatewayId, GrantId, PolicyId, ResourceId, Secret32, WireguardKey, WireguardPublic,
 };
@@ -143,7 +141,11 @@ fn main() {
     };
     let config = PeerConfig {
         slot: 0,
-        name: if is_client { PeerName::Gateway(GatewayId::fresh()) } else { PeerName::Device(DeviceId::fresh()) },
+        name: if is_client {
+            PeerName::Gateway(GatewayId::fresh())
+        } else {
+            PeerName::Device(DeviceId::fresh())
+        },
         private: private.clone(),
         public,
         secret: Secret32::new([7; 32]),
@@ -151,7 +153,7 @@ fn main() {
         inner: inner(2),
         candidates: vec![Candidate { kind: CandidateKind::Reflexive, address: peer.parse().unwrap() }],
         hygiene: Hygiene::default(),
-        rules: (!is_client).then(|| Arc::new(rules(resource))),
+        rules: (!is_client).then(|| Arc::new(GatewayRules::default())),
     };
     let tree = Tree::new(TREE);
     let end = End {
@@ -167,18 +169,11 @@ fn main() {
         let table = handle.address::<PeerTable>("0");
         let mut commands = vec![TableCommand::Install(Box::new(config))];
         if is_client {
-            commands.extend([
-                TableCommand::Route(RouterChange::Inner(inner(2))),
-                TableCommand::Route(RouterChange::Put {
-                    resource: ids.0,
-                    prefixes: vec![resource.into()],
-                    filters: Vec::new(),
-                }),
-                TableCommand::Route(RouterChange::Access {
-                    resource: ids.0,
-                    access: Access::Granted(PeerSlot(0)),
-                }),
-            ]);
+            commands.push(TableCommand::Route(vec![
+                RouterChange::Inner(inner(2)),
+                RouterChange::Put { resource: ids.0, prefixes: vec![resource.into()], filters: Vec::new() },
+                RouterChange::Access { resource: ids.0, access: Access::Granted(PeerSlot(0)) },
+            ]));
         } else {
             let grant = GrantSpec {
                 grant: ids.1,
@@ -189,7 +184,7 @@ fn main() {
                 ends: Duration::MAX,
             };
             let grants = PeerGrants::compile(GrantVersion(1), vec![grant]);
-            let apply = GatewayApply { grants, rules: Arc::new(rules(resource)) };
+            let apply = GatewayApply { grants, rules: Arc::new(GatewayRules::default()) };
             commands.push(TableCommand::Apply { slot: 0, apply: Box::new(apply) });
         }
         for command in commands {
@@ -197,8 +192,4 @@ fn main() {
         }
     });
     std::process::exit(status.unwrap());
-}
-
-fn rules(_resource: IpAddr) -> GatewayRules {
-    GatewayRules::default()
 }
