@@ -375,8 +375,8 @@ impl Run<'_> {
         }
     }
 
-    /// The packet with its virtio header before it.
-    pub(crate) fn with_header(&mut self) -> &[u8] {
+    /// The packet with its virtio header before it, as a TUN device with offload takes it.
+    pub fn with_header(&mut self) -> &[u8] {
         let (start, end) = (START - virtio::LENGTH, self.landing.end);
         if let Some(place) = self.landing.bytes.get_mut(start..START) {
             place.copy_from_slice(&self.header.encode());

@@ -35,6 +35,10 @@ pub struct UdpConfig {
     pub mark: Option<u32>,
     /// Bytes asked for in each direction.
     pub buffer: usize,
+    /// Whether one call may send several datagrams (UDP GSO), where the kernel can.
+    pub gso: bool,
+    /// Whether one call may receive several datagrams as one (UDP GRO), where the kernel can.
+    pub gro: bool,
 }
 
 impl UdpConfig {
@@ -50,7 +54,13 @@ impl UdpConfig {
 
     /// A socket on one address.
     pub fn on(bind: SocketAddr) -> Self {
-        Self { bind, interface: None, mark: None, buffer: SOCKET_BUFFER }
+        Self { bind, interface: None, mark: None, buffer: SOCKET_BUFFER, gso: true, gro: true }
+    }
+
+    /// The same with as much offload as this says.
+    pub fn offloaded(mut self, gso: bool, gro: bool) -> Self {
+        (self.gso, self.gro) = (gso, gro);
+        self
     }
 
     /// The same with `SO_MARK` set.
@@ -109,6 +119,8 @@ pub(crate) struct Bound {
     socket: tokio::net::UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
+    segments: usize,
+    gro: bool,
 }
 
 impl LaneUdp {
@@ -118,7 +130,7 @@ impl LaneUdp {
     /// See [`OpenUdpError`].
     pub fn open(config: UdpConfig, drops: Arc<EdgeDrops>) -> Result<Rc<Self>, OpenUdpError> {
         let (bound, capped) = Bound::open(&config)?;
-        let segments = Cell::new(bound.state.max_gso_segments().clamp(1, MAX_SEGMENTS));
+        let segments = Cell::new(bound.segments);
         let (bound, capped) = (RefCell::new(Rc::new(bound)), Cell::new(capped));
         Ok(Rc::new(Self { config, drops, bound, segments, capped, reader: RefCell::default() }))
     }
@@ -132,7 +144,7 @@ impl LaneUdp {
         config.bind.set_port(port);
         let (bound, capped) = Bound::open(&config)?;
         let local = bound.local;
-        self.segments.set(bound.state.max_gso_segments().clamp(1, MAX_SEGMENTS));
+        self.segments.set(bound.segments);
         self.capped.set(capped);
         self.bound.replace(Rc::new(bound));
         if let Some(reader) = self.reader.take() {
@@ -154,6 +166,11 @@ impl LaneUdp {
     /// Datagrams that one call may carry: 1 where the kernel has no UDP GSO.
     pub fn max_segments(&self) -> usize {
         self.segments.get()
+    }
+
+    /// Whether one call may receive several datagrams as one.
+    pub fn receives_runs(&self) -> bool {
+        self.bound.borrow().gro
     }
 
     /// The counters of this lane's edge.
@@ -405,6 +422,12 @@ impl Bound {
         // leaves out the ECN bits. Nobody reads the time stamps.
         setsockopt(&socket, sockopt::ReceiveTimestampns, &false)
             .map_err(|error| OpenUdpError::Failed("set up the UDP socket", error.into()))?;
+        let gro = config.gro && state.gro_segments() > 1;
+        if !gro {
+            // Where the kernel has no such option it is off.
+            let _ = setsockopt(&socket, sockopt::UdpGroSegment, &false);
+        }
+        let segments = if config.gso { state.max_gso_segments().clamp(1, MAX_SEGMENTS) } else { 1 };
         let local = socket.local_addr().map_err(failed("read the socket's address"))?;
         let local = local.as_socket().ok_or_else(|| {
             OpenUdpError::Failed(
@@ -414,7 +437,7 @@ impl Bound {
         })?;
         let socket =
             tokio::net::UdpSocket::from_std(socket.into()).map_err(failed("watch the UDP socket"))?;
-        Ok((Self { socket, state, local }, capped))
+        Ok((Self { socket, state, local, segments, gro }, capped))
     }
 
     /// Reads what is there, one GRO buffer for each of `buffers`.

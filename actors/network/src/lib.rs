@@ -19,6 +19,7 @@ mod lookup;
 mod marked;
 mod netlink;
 mod nft;
+mod offloads;
 mod resolv_conf;
 mod resolv_file;
 mod resolved;
@@ -61,6 +62,7 @@ pub use link_watcher::{
 pub use marked::{connect_marked, udp_marked};
 pub use netlink::NetlinkError;
 pub use nft::{FilterPlan, NftError};
+pub use offloads::{GrantedOffloads, OffloadReport, Offloads};
 pub use resolv_conf::servers as dns_servers;
 pub use resolved::ResolvedError;
 pub use resolver::{ResolveError, Resolved, Resolver, ResolverCommand};

@@ -46,6 +46,16 @@ impl HostPacket {
         Self { bytes, header: Header::plain() }
     }
 
+    /// What a TUN device with offload yields: a virtio header and what it tells of.
+    ///
+    /// # Errors
+    /// See [`Uncuttable`].
+    pub fn with_header(mut bytes: Buffer) -> Result<Self, Uncuttable> {
+        let (header, _) = Header::decode(&bytes).ok_or(Uncuttable::Crooked)?;
+        bytes.advance(crate::virtio::LENGTH);
+        Self::new(header, bytes)
+    }
+
     /// What the kernel handed over with `header`. The checksum of a single packet is completed here.
     pub(crate) fn new(header: Header, mut bytes: Buffer) -> Result<Self, Uncuttable> {
         let packet = &mut bytes[..];

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use actors_runtime::{Actor, Cx, Never, Reply};
 use futures_util::Stream;
-use protocol_packet::{Batch, Batches, Buffer, Pool};
+use protocol_packet::{BATCH, Batch, Batches, Buffer, Pool};
 use quinn_udp::RecvMeta;
 
 use crate::drops::{EdgeDrop, Handing};
@@ -23,6 +23,8 @@ use crate::lane_udp::{LaneUdp, OpenUdpError, canonical};
 const LIMIT: usize = 2048;
 /// Buffers of one receive call, each for up to 64 datagrams of one source (GRO).
 const CALL: usize = 4;
+/// The same where each is for one datagram.
+const CALL_SINGLE: usize = quinn_udp::BATCH_SIZE;
 /// The largest GRO buffer.
 const GRO_BUFFER: usize = 1 << 16;
 /// Idle buffers for single datagrams that are kept.
@@ -151,34 +153,56 @@ struct Reader {
     large: Pool,
     /// For what is no longer than one datagram.
     small: Pool,
+    /// Buffers of one call.
+    call: usize,
     batches: Batches<Datagrams>,
 }
 
 impl Reader {
     fn new(socket: Rc<LaneUdp>, limit: usize) -> Self {
+        // Without GRO a buffer needs room for one datagram, and a byte more to notice that one was longer.
+        let runs = socket.receives_runs();
+        let (call, room) = if runs { (CALL, GRO_BUFFER) } else { (CALL_SINGLE, limit + 1) };
         Self {
             socket,
             limit,
-            memory: Vec::with_capacity(CALL),
-            large: Pool::new(GRO_BUFFER, 0, KEEP_LARGE),
+            call,
+            memory: Vec::with_capacity(call),
+            large: Pool::new(room, 0, KEEP_LARGE),
             small: Pool::new(limit, 0, KEEP),
             batches: Batches::default(),
         }
     }
 
-    /// One receive call.
+    /// What is there: one receive call of runs, or up to 64 single datagrams.
     fn receive(&mut self) -> io::Result<Batch<Datagrams>> {
-        while self.memory.len() < CALL {
+        let mut batch = self.batches.take();
+        let mut received = self.call(&mut batch);
+        let single = self.call == CALL_SINGLE;
+        while single && batch.len() + self.call <= BATCH && received.as_ref().is_ok_and(|n| *n == self.call) {
+            received = self.call(&mut batch);
+        }
+        match received {
+            // An error shows again with the next call.
+            Err(error) if batch.is_empty() => Err(error),
+            Ok(_) | Err(_) => Ok(batch),
+        }
+    }
+
+    fn call(&mut self, batch: &mut Batch<Datagrams>) -> io::Result<usize> {
+        while self.memory.len() < self.call {
             self.memory.push(self.large.take());
         }
-        let mut meta = [RecvMeta::default(); CALL];
-        let mut buffers: [IoSliceMut<'_>; CALL] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        let mut meta = [RecvMeta::default(); CALL_SINGLE];
+        let mut buffers: [IoSliceMut<'_>; CALL_SINGLE] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
         for (buffer, memory) in buffers.iter_mut().zip(&mut self.memory) {
             *buffer = IoSliceMut::new(memory.whole());
         }
-        let count = self.socket.bound().receive(&mut buffers, &mut meta)?;
-        let mut batch = self.batches.take();
-        for (memory, meta) in self.memory.iter_mut().zip(&meta).take(count) {
+        let (Some(buffers), Some(meta)) = (buffers.get_mut(..self.call), meta.get_mut(..self.call)) else {
+            return Ok(0);
+        };
+        let count = self.socket.bound().receive(buffers, meta)?;
+        for (memory, meta) in self.memory.iter_mut().zip(meta).take(count) {
             if meta.len == 0 {
                 self.socket.drops().add(EdgeDrop::UdpEmpty, 1);
                 continue;
@@ -193,11 +217,11 @@ impl Reader {
                 None => std::mem::replace(memory, self.large.take()),
             };
             let (from, ecn) = (canonical(meta.addr), meta.ecn.map_or(0, |ecn| ecn as u8));
-            // A call yields no more than fit.
+            // There is room: a call is only made when all of it fits.
             let _ =
                 batch.push(Datagrams { bytes, stride: meta.stride.max(1), from, local: meta.dst_ip, ecn });
         }
-        Ok(batch)
+        Ok(count)
     }
 }
 

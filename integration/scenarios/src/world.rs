@@ -27,6 +27,8 @@ pub struct Plan {
     pub allowed: bool,
     /// More arguments for the gateway.
     pub gateway_arguments: Vec<String>,
+    /// More arguments for the clients.
+    pub client_arguments: Vec<String>,
     /// Where the gateway finds control, when it is not where control says.
     pub gateway_control_url: Option<&'static str>,
     /// The log filter of every program.
@@ -39,6 +41,7 @@ impl Default for Plan {
             nat: Nat::PortRestricted.into(),
             allowed: true,
             gateway_arguments: Vec::new(),
+            client_arguments: Vec::new(),
             gateway_control_url: None,
             log: "info",
         }
@@ -272,6 +275,7 @@ impl World {
             .arg("daemon")
             .args(dirs(&state_dir, &run_dir))
             .args(["--dns", "file", "--log", self.plan.log])
+            .args(&self.plan.client_arguments)
             .start()?;
         let client = Client { host: host.clone(), process, state_dir, run_dir };
         wait::until_true("the daemon answers", READY, || {

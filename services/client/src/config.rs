@@ -4,9 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use actors_access::{ControlUrl, Trust};
+use actors_network::Offloads;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
-use services_chassis::{CommonFlags, ConfigFile, Failure, NodeFlags, Settings};
+use services_chassis::{CommonFlags, ConfigFile, Failure, NodeFlags, OffloadFlags, Settings, is_on};
 
 use crate::cli::dns_address;
 
@@ -72,6 +73,9 @@ pub struct Flags {
     /// The daemon's own.
     #[command(flatten)]
     pub own: OwnFlags,
+    /// What the kernel may do to many packets at once.
+    #[command(flatten)]
+    pub offload: OffloadFlags,
     /// What every program has.
     #[command(flatten)]
     pub common: CommonFlags,
@@ -88,6 +92,8 @@ pub struct Config {
     pub node: NodeFlags,
     /// Name of the TUN device.
     pub tun: String,
+    /// The most offload to ask for.
+    pub offload: Offloads,
     /// UDP addresses of the tunnel, at most one a family.
     pub listen: Vec<SocketAddr>,
     /// How the host is made to ask for names here.
@@ -110,6 +116,7 @@ impl Config {
     fn with(flags: Flags, mut file: ConfigFile) -> Result<Self, Failure> {
         let node = flags.node.or(file.take()?);
         let own = flags.own.or(file.take()?);
+        let offload = flags.offload.or(file.take()?);
         let settings = flags.common.or(file.take()?).resolve(PROGRAM)?;
         file.finish()?;
         let mut listen = own.listen;
@@ -122,6 +129,11 @@ impl Config {
             trust: Trust { pin: node.pin()?, ca_file: node.ca_file.clone() },
             node,
             tun: own.tun.unwrap_or_else(|| "postern0".into()),
+            offload: Offloads::wanted(
+                is_on(offload.tun_offload),
+                is_on(offload.udp_gso),
+                is_on(offload.udp_gro),
+            ),
             listen,
             dns: own.dns.unwrap_or(DnsMode::Auto),
             resolv_conf: own.resolv_conf.unwrap_or_else(|| "/etc/resolv.conf".into()),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actors_access::control_session::ControlSession;
 use actors_access::{Grants, SessionSettings, SessionState, SessionStatus};
+use actors_network::GrantedOffloads;
 use actors_runtime::{Tree, TreeHandle};
 use protocol_control::{Introduction, RoleHello};
 use protocol_identity::{IdentityKey, WireguardKey};
@@ -30,6 +31,8 @@ pub struct Client {
     pub session: Arc<SessionSettings>,
     /// Addresses of control.
     pub outside: Outside,
+    /// What the kernel does to many packets at once.
+    pub granted: GrantedOffloads,
 }
 
 /// The table as a tree that is not running.
@@ -58,6 +61,7 @@ pub fn run(mut config: Config) -> Result<(), Failure> {
         identity,
         session,
         outside,
+        granted: GrantedOffloads::default(),
     };
     let make_desk = desk_maker(&client);
     let tun = client.config.tun.clone();
@@ -130,6 +134,7 @@ fn os_version() -> String {
 fn desk_maker(client: &Client) -> impl FnOnce(&TreeHandle) -> services_chassis::local::Desk + use<> {
     let (config, state) = (client.config.clone(), client.state.clone());
     let (session, outside) = (client.session.clone(), client.outside.clone());
+    let granted = client.granted.clone();
     move |handle| {
         let desk = Rc::new(Desk {
             config,
@@ -139,6 +144,7 @@ fn desk_maker(client: &Client) -> impl FnOnce(&TreeHandle) -> services_chassis::
             control: handle.address::<ControlSession>(""),
             grants: handle.address::<Grants>(""),
             registry: handle.registry().clone(),
+            granted,
         });
         Rc::new(move |line| {
             let desk = desk.clone();

@@ -9,7 +9,7 @@ use actors_access::{
     Decided, Endpoint, Grants, GrantsCommand, GrantsView, ResourceState, ResourceStatus, SessionSettings,
     SessionState, Target,
 };
-use actors_network::SOCKET_MARK;
+use actors_network::{GrantedOffloads, SOCKET_MARK};
 use actors_runtime::{Address, Registry, Reply, time};
 use jiff::{SignedDuration, Timestamp};
 use protocol_control::{DenyReason, ResourceAddress};
@@ -77,6 +77,8 @@ pub struct Desk {
     pub grants: Address<Grants>,
     /// Drops by reason.
     pub registry: Arc<Registry>,
+    /// What the kernel does to many packets at once.
+    pub granted: GrantedOffloads,
 }
 
 impl Desk {
@@ -124,7 +126,8 @@ impl Desk {
             .filter(|(_, count)| *count > 0)
             .map(|(reason, count)| (reason.to_owned(), count))
             .collect();
-        Ok(Status { schema: status::SCHEMA, control, device, resources, drops })
+        let offload = self.granted.get().map(|offloads| offloads.report());
+        Ok(Status { schema: status::SCHEMA, control, device, resources, offload, drops })
     }
 
     fn control(&self) -> Control {

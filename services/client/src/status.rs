@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use actors_network::OffloadReport;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,9 @@ pub struct Status {
     pub device: Option<Device>,
     /// Every resource that this device knows.
     pub resources: Vec<Resource>,
+    /// What the kernel does to many packets at once; `null` before the lane has found out.
+    #[serde(default)]
+    pub offload: Option<OffloadReport>,
     /// Dropped packets, by reason.
     pub drops: BTreeMap<String, u64>,
 }
@@ -220,6 +224,9 @@ pub fn draw(status: &Status, pen: Pen) -> String {
     if let Some(device) = &status.device {
         let _ = writeln!(text, "device    {}  {}", tame(&device.name), device.addresses.join("  "));
     }
+    if let Some(offload) = &status.offload {
+        let _ = writeln!(text, "offload   {}", offload.words());
+    }
     text.push('\n');
     draw_resources(&mut text, status, pen);
     draw_drops(&mut text, status, pen);
@@ -296,6 +303,8 @@ fn tame(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use actors_network::Offloads;
+
     use super::*;
 
     fn pen() -> Pen {
@@ -336,6 +345,7 @@ mod tests {
             },
             device: Some(Device { name: "laptop".into(), addresses: vec!["100.64.0.2".into()] }),
             resources: vec![resource, refused],
+            offload: Some(Offloads::wanted(true, true, false).report()),
             drops: BTreeMap::from([("no_grant".into(), 3), ("fragment".into(), 0)]),
         }
     }
@@ -344,9 +354,15 @@ mod tests {
     fn a_person_sees_path_round_trip_end_and_the_missing_rule() {
         let picture = draw(&status(), pen());
 
-        for part in
-            ["connected", "direct", "12.4 ms", "in 8 h 05 min", "no policy names this resource", "no grant 3"]
-        {
+        for part in [
+            "connected",
+            "UDP GRO off",
+            "direct",
+            "12.4 ms",
+            "in 8 h 05 min",
+            "no policy names this resource",
+            "no grant 3",
+        ] {
             assert!(picture.contains(part), "{part} is missing in\n{picture}");
         }
         assert!(!picture.contains("fragment"), "{picture}");

@@ -9,9 +9,9 @@ use std::time::Duration;
 use actors_access::control_session::Command as Session;
 use actors_access::{ControlSession, Grants, GrantsCommand, GrantsSettings, SessionState, SessionStatus};
 use actors_network::{
-    EdgeDrops, HostDns, HostDnsCommand, HostDnsConfig, KeptHostDns, KeptNames, KeptPlan, LaneSockets,
-    LaneTun, LinkWatcher, NetworkChanged, Offload, Routes, RoutesCommand, RoutesConfig, SOCKET_MARK,
-    StubCommand, StubResolver, StubResolverConfig, TunConfig, TunDevice, UdpConfig, UdpSocket,
+    EdgeDrops, GrantedOffloads, HostDns, HostDnsCommand, HostDnsConfig, KeptHostDns, KeptNames, KeptPlan,
+    LaneSockets, LaneTun, LinkWatcher, NetworkChanged, Offloads, Routes, RoutesCommand, RoutesConfig,
+    SOCKET_MARK, StubCommand, StubResolver, StubResolverConfig, TunConfig, TunDevice, UdpConfig, UdpSocket,
 };
 use actors_runtime::{Boot, Drops, Full, Intensity, LaneKind, Outlet, Registry, Restart, Row, StartError};
 use actors_tunnel::{PeerTable, Peers, PeersCommand, Router, TunnelLane};
@@ -88,6 +88,8 @@ pub static TREE: &[Row<Client>] = &[
 /// What opening a lane needs, on its way to the lane's thread.
 struct LaneParts {
     tun: String,
+    offload: Offloads,
+    granted: GrantedOffloads,
     listen: Vec<SocketAddr>,
     registry: Arc<Registry>,
     ask: Outlet<ResourceId>,
@@ -98,6 +100,8 @@ impl LaneParts {
         let want = |resource| GrantsCommand::Want { resource, decided: None };
         Self {
             tun: boot.context.config.tun.clone(),
+            offload: boot.context.config.offload,
+            granted: boot.context.granted.clone(),
             listen: boot.context.config.listen.clone(),
             registry: boot.registry().clone(),
             ask: boot.address::<Grants>("").outlet(want),
@@ -108,18 +112,18 @@ impl LaneParts {
     fn lane(&self) -> Result<Rc<TunnelLane>, StartError> {
         TunnelLane::here(|| {
             let drops = EdgeDrops::new(&self.registry);
+            let offload = self.offload;
             let socket = |wanted: fn(&SocketAddr) -> bool| {
-                self.listen
-                    .iter()
-                    .copied()
-                    .find(wanted)
-                    .map(|address| UdpConfig::on(address).marked(SOCKET_MARK))
+                self.listen.iter().copied().find(wanted).map(|address| {
+                    UdpConfig::on(address).marked(SOCKET_MARK).offloaded(offload.gso, offload.gro)
+                })
             };
             let sockets =
                 LaneSockets::open(socket(SocketAddr::is_ipv4), socket(SocketAddr::is_ipv6), drops.clone())
                     .map_err(|error| StartError::failed("cannot open the UDP sockets", error))?;
-            let tun = LaneTun::open(&TunConfig { name: self.tun.clone(), offload: Offload::TcpUdp }, drops)
+            let tun = LaneTun::open(&TunConfig { name: self.tun.clone(), offload: offload.tun }, drops)
                 .map_err(|error| StartError::failed("cannot open the TUN device", error))?;
+            let _ = self.granted.set(Offloads::granted(&sockets, &tun));
             let router = Router::client(self.ask.clone());
             Ok(TunnelLane::new(0, Instant::now(), sockets, tun, router, Drops::new(&self.registry)))
         })

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use services_chassis::{CommonFlags, NodeFlags};
+use services_chassis::{CommonFlags, NodeFlags, OffloadFlags};
 
 use crate::config::GatewayFlags;
 
@@ -29,6 +29,9 @@ pub struct Cli {
     /// Flags of the gateway.
     #[command(flatten)]
     pub gateway: GatewayFlags,
+    /// Flags of every program that carries packets.
+    #[command(flatten)]
+    pub offload: OffloadFlags,
     /// The running gateway's socket, when it is not <run-dir>/postern-gateway.sock
     #[arg(long, env = "POSTERN_SOCKET", value_name = "FILE")]
     pub socket: Option<PathBuf>,

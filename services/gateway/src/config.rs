@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use actors_access::{ControlUrl, Trust};
-use actors_network::Offload;
-use clap::{Args, ValueEnum};
+use actors_network::Offloads;
+use clap::Args;
 use ipnet::IpNet;
 use serde::Deserialize;
-use services_chassis::{CommonFlags, Failure, NodeFlags, Settings};
+use services_chassis::{CommonFlags, Failure, NodeFlags, OffloadFlags, Settings, is_on};
 
 use crate::cli::Cli;
 
@@ -15,16 +15,6 @@ use crate::cli::Cli;
 pub const PROGRAM: &str = "postern-gateway";
 /// Where metrics are served unless told otherwise.
 const METRICS: &str = "127.0.0.1:9461";
-
-/// A switch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Switch {
-    /// Off
-    Off,
-    /// On
-    On,
-}
 
 /// Flags of the gateway; with `_` for `-` also keys of the TOML file.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -34,9 +24,6 @@ pub struct GatewayFlags {
     /// Name of the TUN device; default postern-gw0
     #[arg(long, env = "POSTERN_TUN", value_name = "NAME")]
     pub tun: Option<String>,
-    /// Whether the TUN device may carry packets larger than its MTU; default on, where the kernel can
-    #[arg(long, env = "POSTERN_TUN_OFFLOAD", value_name = "on|off")]
-    pub tun_offload: Option<Switch>,
     /// UDP address of the tunnel, one for each family; default 0.0.0.0:0 and [::]:0
     #[arg(long, env = "POSTERN_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
@@ -64,8 +51,8 @@ pub struct Config {
     pub trust: Trust,
     /// The name of the TUN device.
     pub tun: String,
-    /// The most offload to ask the TUN device for.
-    pub offload: Offload,
+    /// The most offload to ask for.
+    pub offload: Offloads,
     /// UDP addresses of the tunnel, at most one a family.
     pub listen: Vec<SocketAddr>,
     /// The local ceiling, if there is one.
@@ -83,16 +70,22 @@ impl Config {
     /// When the file cannot be read or a value is crooked.
     pub fn load(cli: &Cli) -> Result<Self, Failure> {
         let mut file = cli.common.file(PROGRAM)?;
-        let (common, node, gateway) = (file.take()?, file.take()?, file.take()?);
+        let (common, node, gateway, offload) = (file.take()?, file.take()?, file.take()?, file.take()?);
         file.finish()?;
         Self::resolve(
             cli.common.clone().or(common),
             cli.node.clone().or(node),
             cli.gateway.clone().or(gateway),
+            &cli.offload.clone().or(offload),
         )
     }
 
-    fn resolve(mut common: CommonFlags, node: NodeFlags, gateway: GatewayFlags) -> Result<Self, Failure> {
+    fn resolve(
+        mut common: CommonFlags,
+        node: NodeFlags,
+        gateway: GatewayFlags,
+        offload: &OffloadFlags,
+    ) -> Result<Self, Failure> {
         common.metrics_listen.get_or_insert_with(|| METRICS.into());
         let listen = match gateway.listen {
             none if none.is_empty() => {
@@ -113,10 +106,11 @@ impl Config {
             trust: Trust { pin: node.pin()?, ca_file: node.ca_file.clone() },
             node,
             tun: device_name(gateway.tun.unwrap_or_else(|| "postern-gw0".into()))?,
-            offload: match gateway.tun_offload {
-                Some(Switch::Off) => Offload::Off,
-                Some(Switch::On) | None => Offload::TcpUdp,
-            },
+            offload: Offloads::wanted(
+                is_on(offload.tun_offload),
+                is_on(offload.udp_gso),
+                is_on(offload.udp_gro),
+            ),
             listen,
             ceiling: (!ceiling.is_empty()).then_some(ceiling),
             masquerade: !gateway.no_masquerade.unwrap_or(false),
@@ -134,7 +128,6 @@ impl GatewayFlags {
         }
         Self {
             tun: self.tun.or(file.tun),
-            tun_offload: self.tun_offload.or(file.tun_offload),
             listen: list(self.listen, file.listen),
             allow_resource: list(self.allow_resource, file.allow_resource),
             no_masquerade: self.no_masquerade.or(file.no_masquerade),
@@ -189,9 +182,10 @@ mod tests {
         let line = format!("{PROGRAM}{arguments}");
         let Line(cli) = Line::try_parse_from(line.split(' ')).unwrap();
         let mut file = ConfigFile::parse("test.toml", file)?;
-        let (common, node, gateway) = (file.take()?, file.take()?, file.take()?);
+        let (common, node, gateway, offload) = (file.take()?, file.take()?, file.take()?, file.take()?);
         file.finish()?;
-        Config::resolve(cli.common.or(common), cli.node.or(node), cli.gateway.or(gateway))
+        let offload = cli.offload.or(offload);
+        Config::resolve(cli.common.or(common), cli.node.or(node), cli.gateway.or(gateway), &offload)
     }
 
     #[test]
@@ -224,6 +218,13 @@ mod tests {
         assert_eq!(config.settings.metrics_listen, None);
         assert!(!config.masquerade);
         assert_eq!(config.listen.len(), 2);
+    }
+
+    #[test]
+    fn each_offload_can_be_turned_off() {
+        let config = resolve(" --udp-gso off", "tun_offload = 'off'").unwrap();
+
+        assert_eq!(config.offload, Offloads::wanted(false, false, true));
     }
 
     #[test]

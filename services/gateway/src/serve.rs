@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actors_access::{Endpoint, SessionSettings, SessionStatus, Target};
+use actors_network::GrantedOffloads;
 use actors_network::{
     FilterPlan, HostFilter, HostFilterCommand, HostFilterConfig, ResolversConfig, SOCKET_MARK,
 };
@@ -39,10 +40,11 @@ pub fn serve(config: &Config) -> Result<(), Failure> {
     let progress = Arc::new(Progress::new(chassis.readiness().clone()));
     let gateway = gateway(config, progress.clone())?;
     let session = gateway.session.status.clone();
+    let granted = gateway.granted.clone();
     let url = config.control_url.as_ref().map(ToString::to_string);
     chassis.run(tree, gateway, move |handle| {
         tokio::task::spawn_local(watch_filter(handle.clone(), progress.clone()));
-        status::desk(handle, session, url, progress)
+        status::desk(handle, session, url, progress, granted)
     })
 }
 
@@ -60,6 +62,7 @@ fn gateway(config: &Config, progress: Arc<Progress>) -> Result<Gateway, Failure>
     Ok(Gateway {
         tun: config.tun.clone(),
         offload: config.offload,
+        granted: GrantedOffloads::default(),
         listen: config.listen.iter().copied().filter(|address| speaks_family_of(*address)).collect(),
         filter: FilterPlan {
             device: config.tun.clone(),

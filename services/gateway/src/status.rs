@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors_access::{Admissions, AdmissionsCommand, AdmissionsView, SessionState, SessionStatus};
+use actors_network::{GrantedOffloads, OffloadReport};
 use actors_runtime::{Actor, Address, Reply, TreeHandle};
 use actors_tunnel::{PathSummary, Peers, PeersCommand, PeersView};
 use protocol_traversal::PathKind;
@@ -34,6 +35,9 @@ pub struct Status {
     relays: Vec<Relay>,
     /// Where clients may reach this gateway.
     candidates: Vec<SocketAddr>,
+    /// What the kernel does to many packets at once; `null` before the lane has found out.
+    #[serde(default)]
+    offload: Option<OffloadReport>,
     drops: std::collections::BTreeMap<String, u64>,
 }
 
@@ -73,11 +77,12 @@ pub fn desk(
     session: SessionStatus,
     url: Option<String>,
     progress: Arc<Progress>,
+    granted: GrantedOffloads,
 ) -> Desk {
     let handle = handle.clone();
     Rc::new(move |line| {
         let (handle, session, url) = (handle.clone(), session.clone(), url.clone());
-        let progress = progress.clone();
+        let (progress, granted) = (progress.clone(), granted.clone());
         Box::pin(async move {
             let request: Request =
                 serde_json::from_str(&line).map_err(|error| Failure::usage(chain(&error)))?;
@@ -88,6 +93,7 @@ pub fn desk(
             let peers = inspect(&handle.address::<Peers>(""), PeersCommand::Inspect).await?;
             let mut status = status(&admitted, &peers, session.get(), progress.get().err());
             status.control.url = url;
+            status.offload = granted.get().map(|offloads| offloads.report());
             status.drops =
                 handle.registry().drops().into_iter().map(|(reason, n)| (reason.to_owned(), n)).collect();
             Ok(json!({ "status": status }))
@@ -146,6 +152,7 @@ fn status(
         devices: devices.collect(),
         relays: relays.collect(),
         candidates: peers.candidates.iter().map(|candidate| candidate.address).collect(),
+        offload: None,
         drops: std::collections::BTreeMap::new(),
     }
 }
@@ -199,6 +206,9 @@ fn draw(status: &Status) -> String {
     for Device { device, grants, connected, path, rtt_ms, mtu: _ } in &status.devices {
         let path = if *connected { path.as_deref().unwrap_or("connected") } else { "not connected" };
         let _ = writeln!(text, "device   {device}  {grants} grants  {path}  {}", ms(*rtt_ms));
+    }
+    if let Some(offload) = &status.offload {
+        let _ = writeln!(text, "offload  {}", offload.words());
     }
     for (reason, count) in status.drops.iter().filter(|(_, count)| **count > 0) {
         let _ = writeln!(text, "dropped  {count}  {reason}");

@@ -11,9 +11,10 @@ use actors_access::{
     Admissions, AdmissionsCommand, AdmissionsSettings, ControlSession, Lookup, SessionSettings,
 };
 use actors_network::{
-    EdgeDrops, FilterPlan, HostFilter, HostFilterCommand, HostFilterConfig, KeptFilter, KeptPlan,
-    LaneSockets, LaneTun, LinkWatcher, NetworkChanged, Offload, Resolvers, ResolversCommand, ResolversConfig,
-    Routes, RoutesCommand, RoutesConfig, SOCKET_MARK, TunConfig, TunDevice, UdpConfig, UdpSocket,
+    EdgeDrops, FilterPlan, GrantedOffloads, HostFilter, HostFilterCommand, HostFilterConfig, KeptFilter,
+    KeptPlan, LaneSockets, LaneTun, LinkWatcher, NetworkChanged, Offloads, Resolvers, ResolversCommand,
+    ResolversConfig, Routes, RoutesCommand, RoutesConfig, SOCKET_MARK, TunConfig, TunDevice, UdpConfig,
+    UdpSocket,
 };
 use actors_runtime::{
     Address, Boot, Drops, Full, Intensity, LaneKind, Outlet, Registry, Reply, Restart, Row, StartError,
@@ -29,8 +30,10 @@ use crate::progress::Progress;
 pub struct Gateway {
     /// The name of the TUN device.
     pub tun: String,
-    /// The most offload to ask the TUN device for.
-    pub offload: Offload,
+    /// The most offload to ask for.
+    pub offload: Offloads,
+    /// What the kernel granted.
+    pub granted: GrantedOffloads,
     /// UDP addresses, at most one a family.
     pub listen: Vec<SocketAddr>,
     /// The host's packet filter, as long as none of the host's own addresses is a resource.
@@ -124,19 +127,19 @@ pub static TREE: &[Row<Gateway>] = &[
 fn lane(gateway: &LaneParts) -> Result<Rc<TunnelLane>, StartError> {
     TunnelLane::here(|| {
         let drops = EdgeDrops::new(&gateway.registry);
-        let socket = |wanted: fn(&SocketAddr) -> bool| {
-            gateway
-                .listen
-                .iter()
-                .copied()
-                .find(wanted)
-                .map(|address| UdpConfig::on(address).marked(SOCKET_MARK))
-        };
+        let offload = gateway.offload;
+        let socket =
+            |wanted: fn(&SocketAddr) -> bool| {
+                gateway.listen.iter().copied().find(wanted).map(|address| {
+                    UdpConfig::on(address).marked(SOCKET_MARK).offloaded(offload.gso, offload.gro)
+                })
+            };
         let sockets =
             LaneSockets::open(socket(SocketAddr::is_ipv4), socket(SocketAddr::is_ipv6), drops.clone())
                 .map_err(|error| StartError::failed("cannot open the UDP sockets", error))?;
-        let tun = LaneTun::open(&TunConfig { name: gateway.tun.clone(), offload: gateway.offload }, drops)
+        let tun = LaneTun::open(&TunConfig { name: gateway.tun.clone(), offload: offload.tun }, drops)
             .map_err(|error| StartError::failed("cannot open the TUN device", error))?;
+        let _ = gateway.granted.set(Offloads::granted(&sockets, &tun));
         let drops = Drops::new(&gateway.registry);
         Ok(TunnelLane::new(0, Instant::now(), sockets, tun, Router::gateway(), drops))
     })
@@ -145,7 +148,8 @@ fn lane(gateway: &LaneParts) -> Result<Rc<TunnelLane>, StartError> {
 /// What opening a lane needs, on its way to the lane's thread.
 struct LaneParts {
     tun: String,
-    offload: Offload,
+    offload: Offloads,
+    granted: GrantedOffloads,
     listen: Vec<SocketAddr>,
     registry: Arc<Registry>,
 }
@@ -155,6 +159,7 @@ impl LaneParts {
         Self {
             tun: boot.context.tun.clone(),
             offload: boot.context.offload,
+            granted: boot.context.granted.clone(),
             listen: boot.context.listen.clone(),
             registry: boot.registry().clone(),
         }

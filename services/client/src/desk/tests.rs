@@ -44,6 +44,7 @@ fn room() -> Room {
         control: control.address().clone(),
         grants: grants.address().clone(),
         registry: universe.registry().clone(),
+        granted: GrantedOffloads::default(),
     };
     Room { _dir: dir, universe, grants, control, desk }
 }
