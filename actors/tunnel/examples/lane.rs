@@ -1,6 +1,6 @@
 //! One end of a tunnel without control: what its lane costs, and nothing else.
 //!
-//! `lane client|gateway TUN OWN-ADDRESS PEER-ADDRESS DIRECTORY [RESOURCE] [no-tun-offload] [no-gso] [no-gro]` opens the
+//! `lane client|gateway TUN OWN-ADDRESS PEER-ADDRESS DIRECTORY [RESOURCE] [no-tun-offload]` opens the
 //! device, exchanges public keys with the other end through files in the directory, and carries packets until it is
 //! ended. The gateway grants RESOURCE (an address of its own, without restrictions on ports). Addresses and routes are
 //! the caller's business.

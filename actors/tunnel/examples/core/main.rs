@@ -1,7 +1,7 @@
 //! `core [ROUNDS]`: what the packet path costs without sockets, devices and actors, both ends together, as one JSON
 //! object. Under `valgrind --tool=callgrind` it counts instructions.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod path;
 
