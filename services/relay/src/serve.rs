@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use actors_access::{ControlSession, Endpoint, SessionEvent, SessionSettings, SessionStatus, Target};
-use actors_relay::{Listener, RelayCounters, RelaySettings};
-use actors_runtime::{Outlet, Tree};
+use actors_relay::{Listener, RelayCounters, RelaySettings, streams};
+use actors_runtime::Outlet;
 use protocol_control::{Introduction, RoleHello, Secret, Welcome};
 use protocol_identity::TokenKind;
 use protocol_stun::RelaySecret;
-use protocol_stun::relay::Limits;
 use services_chassis::health::Readiness;
 use services_chassis::{Chassis, Failure, Metrics, Sample, chain, identity_file, no_desk};
 
@@ -17,7 +16,7 @@ use crate::addresses::{Addresses, Host, addresses};
 use crate::config::{Config, PROGRAM};
 use crate::drain::{Drain, Signals};
 use crate::secret::secret;
-use crate::tree::{Relay, TREE};
+use crate::tree::{Doors, Relay, STREAMS, table};
 
 /// Runs until a signal.
 ///
@@ -26,7 +25,7 @@ use crate::tree::{Relay, TREE};
 pub fn run(config: Config) -> Result<(), Failure> {
     // Before any thread is there that would inherit another mask.
     let signals = Signals::block();
-    let tree = Tree::new(TREE);
+    let tree = table();
     let chassis =
         Chassis::start(PROGRAM, env!("CARGO_PKG_VERSION"), config.settings.clone(), &tree.registry())?;
     let listen = usable(&config)?;
@@ -40,8 +39,11 @@ pub fn run(config: Config) -> Result<(), Failure> {
         counters: Arc::clone(&counters),
         session,
         listen,
+        doors: doors(&config)?,
+        streams: streams(),
     };
-    let keys: Vec<String> = context.listen.iter().map(ToString::to_string).collect();
+    let keys: Vec<String> =
+        context.listen.iter().map(ToString::to_string).chain([STREAMS.to_owned()]).collect();
     let (under_control, limit) = (context.session.is_some(), config.drain);
     chassis.run(tree, context, |handle| {
         if let Some(signals) = signals {
@@ -55,6 +57,15 @@ pub fn run(config: Config) -> Result<(), Failure> {
         }
         no_desk(handle)
     })
+}
+
+/// Where clients connect to. A family that the host does not speak is left out with the default addresses.
+fn doors(config: &Config) -> Result<Doors, Failure> {
+    let streams = &config.streams;
+    let tls = streams.server_config()?;
+    let mut open: Vec<_> = streams.tcp.iter().map(|listen| (*listen, None, streams.tcp_by_default)).collect();
+    open.extend(streams.tls.iter().map(|listen| (*listen, tls.clone(), streams.tls_by_default)));
+    Ok(Doors { open, connections: config.limits.connections() })
 }
 
 /// The listening addresses; of the default ones only those whose family the host speaks.
@@ -85,9 +96,10 @@ fn settings(
         own: addresses.own.clone(),
         listen: listen.to_vec(),
         ports: config.ports.clone(),
-        most_allocations: config.most_allocations,
-        most_allocations_each: config.most_each,
-        limits: Limits::default(),
+        most_allocations: config.limits.allocations(),
+        rate_of_user: config.limits.of_user(),
+        rate_of_source: config.limits.of_source(),
+        limits: config.limits.each(),
     }
 }
 
@@ -170,6 +182,10 @@ fn watch(metrics: &Metrics, counters: &Arc<RelayCounters>) {
     let read = Arc::clone(counters);
     metrics.counter("postern_relay_allocations_made", "Allocations made", move || {
         vec![Sample::plain(read.totals().allocated)]
+    });
+    let read = Arc::clone(counters);
+    metrics.counter("postern_relay_icmp_reports", "ICMP errors that clients were told", move || {
+        vec![Sample::plain(read.totals().icmp)]
     });
     let read = Arc::clone(counters);
     metrics.gauge("postern_relay_allocations", "Allocations held", move || {
