@@ -94,6 +94,53 @@ fn ipv6_allocations_work_alike() {
 }
 
 #[test]
+fn clients_over_tcp_lose_nothing_by_channel_and_by_indication() {
+    let street = street();
+    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
+
+    for way in ["", "-s"] {
+        let words = format!("-t -y {way} -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20");
+        let (code, said) = uclient(&street.host, &words);
+
+        assert_eq!(code, 0, "{said}");
+        assert!(nothing_lost(&said), "{said}");
+    }
+}
+
+#[test]
+fn clients_over_tls_lose_nothing() {
+    let street = street();
+    let dir = street.host.dir();
+    let (cert, key) =
+        (dir.join("relay.pem").display().to_string(), dir.join("relay.key").display().to_string());
+    let subject = "/CN=relay.example";
+    let make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let rest = ["-keyout", &key, "-out", &cert, "-days", "2", "-subj", subject];
+    street.host.run(&[&make[..], &rest].concat()).unwrap();
+    let _relay = relay(
+        &street.host,
+        &[
+            "--allow-peer",
+            "203.0.113.0/24",
+            "--tls-cert",
+            &cert,
+            "--tls-key",
+            &key,
+            "--listen-tls",
+            "203.0.113.20:443",
+        ],
+    );
+
+    let (code, said) = uclient(
+        &street.host,
+        "-t -S -p 443 -y -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20",
+    );
+
+    assert_eq!(code, 0, "{said}");
+    assert!(nothing_lost(&said), "{said}");
+}
+
+#[test]
 fn a_wrong_password_allocates_nothing() {
     let street = street();
     let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);

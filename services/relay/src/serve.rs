@@ -1,6 +1,7 @@
 //! `postern-relay serve`: puts everything together and runs it.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use actors_access::{ControlSession, Endpoint, SessionEvent, SessionSettings, SessionStatus, Target};
@@ -9,7 +10,6 @@ use actors_runtime::Outlet;
 use protocol_control::{Introduction, RoleHello, Secret, Welcome};
 use protocol_identity::TokenKind;
 use protocol_stun::RelaySecret;
-use services_chassis::health::Readiness;
 use services_chassis::{Chassis, Failure, Metrics, Sample, chain, identity_file, no_desk};
 
 use crate::addresses::{Addresses, Host, addresses};
@@ -33,7 +33,12 @@ pub fn run(config: Config) -> Result<(), Failure> {
     let secret = config.secret_file.as_deref().map(secret).transpose()?;
     let counters = Arc::new(RelayCounters::default());
     watch(chassis.metrics(), &counters);
-    let session = session(&config, &addresses, secret.as_ref(), chassis.readiness())?;
+    let known = Arc::new(AtomicBool::new(false));
+    let session = session(&config, &addresses, secret.as_ref(), &known)?;
+    if session.is_some() {
+        watch_control(chassis.metrics(), &known);
+    }
+    let readiness = chassis.readiness().clone();
     let context = Relay {
         settings: Arc::new(settings(&config, &addresses, &listen, secret)),
         counters: Arc::clone(&counters),
@@ -51,6 +56,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
                 listeners: keys.iter().map(|key| handle.address::<Listener>(key)).collect(),
                 control: under_control.then(|| handle.address::<ControlSession>("")),
                 counters,
+                readiness,
                 limit,
             };
             drain.on(signals, handle.clone());
@@ -109,7 +115,7 @@ fn session(
     config: &Config,
     addresses: &Addresses,
     secret: Option<&RelaySecret>,
-    readiness: &Readiness,
+    known: &Arc<AtomicBool>,
 ) -> Result<Option<Session>, Failure> {
     let (Some((url, trust)), Some(secret)) = (&config.control, secret) else { return Ok(None) };
     let token = config.node.token(TokenKind::Relay)?.ok_or_else(|| {
@@ -134,18 +140,18 @@ fn session(
         introduction: Box::new(move || introduction.clone()),
         status: SessionStatus::default(),
     };
-    readiness.not_ready("control was not reached yet");
-    Ok(Some((Arc::new(settings), events(readiness.clone()))))
+    Ok(Some((Arc::new(settings), events(Arc::clone(known)))))
 }
 
-/// A relay has nothing to do for control but to be there: it is ready once control knows of it, and stays so.
-fn events(readiness: Readiness) -> Outlet<SessionEvent> {
+/// A relay that relays is ready: its secret outlives a restart, so that nodes with a credential are served also while
+/// control is away. Whether control knows it is a metric of its own.
+fn events(known: Arc<AtomicBool>) -> Outlet<SessionEvent> {
     Outlet::to(move |event| {
         match event {
             SessionEvent::Up(welcome) => match *welcome {
                 Welcome::Relay(state) => {
                     tracing::info!(relay = %state.relay, "control knows this relay");
-                    readiness.ready();
+                    known.store(true, Ordering::Relaxed);
                 }
                 Welcome::Client(_) | Welcome::Gateway(_) => {
                     tracing::warn!("control takes this relay for something else: is the token a relay's?");
@@ -154,10 +160,20 @@ fn events(readiness: Readiness) -> Outlet<SessionEvent> {
             SessionEvent::Message(message) => {
                 tracing::debug!(?message, "control said something that is not for a relay")
             }
-            SessionEvent::Down => tracing::info!("control is away; the relay goes on"),
+            SessionEvent::Down => {
+                known.store(false, Ordering::Relaxed);
+                tracing::info!("control is away; the relay goes on");
+            }
         }
         Ok(())
     })
+}
+
+fn watch_control(metrics: &Metrics, known: &Arc<AtomicBool>) {
+    let known = Arc::clone(known);
+    metrics.gauge("postern_relay_control_session", "1 while control knows this relay", move || {
+        vec![Sample::plain(f64::from(u8::from(known.load(Ordering::Relaxed))))]
+    });
 }
 
 /// Packets relayed and messages answered are counted apart: a keep-alive is no traffic.
