@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use actors_runtime::{Actor, Cx};
 use protocol_stun::relay::{self, DropReason, FiveTuple, Output, Payload, ToClient, ToPeer};
-use protocol_stun::{Family, Kind, Route, channel_header, kind_at_relay};
+use protocol_stun::{Family, Kind, Route, channel_header, kind_at_relay, read_channel_header};
 
 use crate::counters::Direction;
 use crate::gather::Gather;
@@ -214,11 +214,20 @@ impl Allocation {
         let filter = self.lane.filter.borrow();
         let mut gather = Gather::new(1);
         let mut going: Option<ToPeer> = None;
+        // What was decided for a channel holds for its neighbours in the run: all of them came at the same moment.
+        let mut channel: Option<(u16, ToPeer)> = None;
         for datagram in run.bytes().chunks(run.stride()) {
-            let decided = match kind_at_relay(datagram) {
-                Kind::ChannelData => machine.handle_channel_data(datagram, &filter, now),
-                Kind::Stun => machine.handle_indication(datagram, &filter, now),
-                Kind::Other => Err(DropReason::NotForRelay),
+            let decided = match (kind_at_relay(datagram), &channel) {
+                (Kind::ChannelData, Some((number, to)))
+                    if read_channel_header(datagram).is_some_and(|(n, _)| n == *number) =>
+                {
+                    again(datagram, to, &machine)
+                }
+                (Kind::ChannelData, _) => machine.handle_channel_data(datagram, &filter, now).inspect(|to| {
+                    channel = read_channel_header(datagram).map(|(number, _)| (number, to.clone()));
+                }),
+                (Kind::Stun, _) => machine.handle_indication(datagram, &filter, now),
+                (Kind::Other, _) => Err(DropReason::NotForRelay),
             };
             let to = match decided {
                 Ok(to) => to,
@@ -282,6 +291,16 @@ impl Allocation {
                 );
             }
         }
+    }
+}
+
+/// The same decision for another message of the channel.
+fn again(datagram: &[u8], to: &ToPeer, machine: &relay::Allocation) -> Result<ToPeer, DropReason> {
+    let (_, payload) = read_channel_header(datagram).ok_or(DropReason::Malformed)?;
+    if machine.payload().admits(datagram.get(payload.clone()).unwrap_or_default()) {
+        Ok(ToPeer { payload, ..to.clone() })
+    } else {
+        Err(DropReason::PayloadRefused)
     }
 }
 

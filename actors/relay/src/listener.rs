@@ -176,7 +176,13 @@ impl Listener {
         }
     }
 
-    fn serve(&mut self, request: relay::Request, five_tuple: FiveTuple, way: &WayBack, cx: &mut Cx<Self>) {
+    fn serve(
+        &mut self,
+        request: Box<relay::Request>,
+        five_tuple: FiveTuple,
+        way: &WayBack,
+        cx: &mut Cx<Self>,
+    ) {
         let now = self.lane.since(cx.now());
         self.lane.counters.answered(match request.ask() {
             Ask::Allocate(_) => Request::Allocate,
@@ -188,7 +194,6 @@ impl Listener {
         let ask = request.ask().clone();
         match (self.lane.address_of(five_tuple), ask) {
             (Some(allocation), ask) => {
-                let request = Box::new(request);
                 let told = allocation.tell(match ask {
                     Ask::Allocate(_) => AllocationCommand::Repeat(request),
                     Ask::Refresh { .. } => AllocationCommand::Refresh(request),

@@ -59,7 +59,7 @@ pub enum Decision {
     /// Send this back to where it came from.
     Answer(Vec<u8>),
     /// A request whose sender is known: for the allocation of its five-tuple, or to be granted one.
-    Authenticated(Request),
+    Authenticated(Box<Request>),
     /// A Send indication, for the allocation of its five-tuple.
     Indication,
     /// Nothing.
@@ -190,14 +190,14 @@ fn decide(message: &Message<'_>, user: User, key: Key) -> Decision {
         return Decision::Answer(refuse_unknown(message, &unknown).sign(&key));
     }
     match read_ask(message) {
-        Ok(ask) => Decision::Authenticated(Request {
+        Ok(ask) => Decision::Authenticated(Box::new(Request {
             method: message.method(),
             transaction: message.transaction_id(),
             fingerprint: message.has_attribute(Fingerprint::TYPE),
             key,
             user,
             ask,
-        }),
+        })),
         Err(code) => Decision::Answer(error(message).with_error(code).sign(&key)),
     }
 }
