@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::streams::{Back, ConnectionId, FromStream, Front, StreamsSender};
 
-/// A handshake takes three round trips at the most; RFC 7413-like paths of a second are the slowest that work at all.
+/// A handshake takes three round trips at the most, and a path whose round trip is longer than three seconds works for nobody.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection may be silent that holds no allocation.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -110,12 +110,12 @@ async fn carry(
     match tls {
         None => {
             reader.hand_over(opened).await;
-            both(stream, reader, front).await
+            both(stream, reader, front, Writes::Together).await
         }
         Some(tls) => match time::timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await {
             Ok(Ok(stream)) => {
                 reader.hand_over(opened).await;
-                both(stream, reader, front).await
+                both(stream, reader, front, Writes::Apart).await
             }
             Ok(Err(_)) => Some("tls_handshake_failed"),
             Err(_) => Some("tls_handshake_timeout"),
@@ -123,9 +123,23 @@ async fn carry(
     }
 }
 
-async fn both(stream: impl AsyncRead + AsyncWrite, reader: Reader, front: Front) -> Option<&'static str> {
+/// How messages that wait together are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    /// In one piece.
+    Together,
+    /// Each in a TLS record of its own: there are clients (coturn's) that take a record for a message.
+    Apart,
+}
+
+async fn both(
+    stream: impl AsyncRead + AsyncWrite,
+    reader: Reader,
+    front: Front,
+    writes: Writes,
+) -> Option<&'static str> {
     let (input, output) = tokio::io::split(stream);
-    let (reading, writing) = (reader.read(input).boxed_local(), write(output, front).boxed_local());
+    let (reading, writing) = (reader.read(input).boxed_local(), write(output, front, writes).boxed_local());
     match select(reading, writing).await {
         Either::Left((reason, _)) => reason,
         Either::Right((_broken, _)) => None,
@@ -133,13 +147,26 @@ async fn both(stream: impl AsyncRead + AsyncWrite, reader: Reader, front: Front)
 }
 
 /// Writes what the lane wants written.
-async fn write(mut output: impl AsyncWrite + Unpin, mut front: Front) -> io::Result<()> {
+async fn write(mut output: impl AsyncWrite + Unpin, mut front: Front, writes: Writes) -> io::Result<()> {
     while let Some(bytes) = front.out.next().await {
-        output.write_all(&bytes).await?;
+        put(&mut output, &bytes, writes).await?;
         while let Some(Some(bytes)) = front.out.next().now_or_never() {
-            output.write_all(&bytes).await?;
+            put(&mut output, &bytes, writes).await?;
         }
         output.flush().await?;
+    }
+    Ok(())
+}
+
+async fn put(output: &mut (impl AsyncWrite + Unpin), bytes: &[u8], writes: Writes) -> io::Result<()> {
+    if writes == Writes::Together {
+        return output.write_all(bytes).await;
+    }
+    let mut rest = bytes;
+    while let Frame::Whole(length) = frame(rest) {
+        let (message, behind) = rest.split_at(length);
+        output.write_all(message).await?;
+        rest = behind;
     }
     Ok(())
 }
