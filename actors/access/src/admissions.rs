@@ -20,7 +20,7 @@ use protocol_control::{
     Authorize, Candidate, FromNode, GatewayRefusal, GatewayState, GrantVersion, InnerAddresses, Peer,
     RelayOffer, ResourceAddress, ToNode, Welcome,
 };
-use protocol_identity::{DeviceId, GatewayId, GrantId, IdentityKey, WireguardKey};
+use protocol_identity::{DeviceId, GatewayId, GrantId, IdentityKey, WireguardKey, WireguardPublic};
 use tokio::time::Instant;
 
 use crate::admitted::{Device, Held};
@@ -100,6 +100,9 @@ pub struct Admissions {
     relays: Vec<RelayOffer>,
     candidates: Vec<Candidate>,
     devices: BTreeMap<DeviceId, Device>,
+    /// Processes of devices that were followed by others when full state last came. A look-up may install what they
+    /// asked for after what the living ones asked for.
+    superseded: BTreeSet<WireguardPublic>,
     slots: BTreeSet<u16>,
     next_slot: u16,
     /// Grants whose name is being looked up, with a number that tells one look-up from a later one.
@@ -136,6 +139,7 @@ impl Admissions {
             relays: Vec::new(),
             candidates: Vec::new(),
             devices: BTreeMap::new(),
+            superseded: BTreeSet::new(),
             slots: BTreeSet::new(),
             next_slot: 1,
             looking: BTreeMap::new(),
@@ -181,7 +185,7 @@ impl Admissions {
     }
 
     fn full_state(&mut self, state: GatewayState, cx: &mut Cx<Self>) {
-        let GatewayState { gateway, addresses, mut grants, relays, site, account: _ } = state;
+        let GatewayState { gateway, addresses, grants, relays, site, account: _ } = state;
         tracing::info!(site, grants = grants.len(), relays = relays.len(), "full state");
         if self.gateway != Some((gateway, addresses)) {
             self.gateway = Some((gateway, addresses));
@@ -199,8 +203,7 @@ impl Admissions {
                 self.lanes.change(*id);
             }
         }
-        // A device's newest process asked last.
-        grants.sort_by_key(|authorize| authorize.version);
+        self.superseded = superseded(&grants);
         for authorize in grants {
             self.authorize(authorize, cx);
         }
@@ -374,7 +377,8 @@ impl Admissions {
 
     fn install(&mut self, authorize: Authorize, real: Vec<IpAddr>, cx: &mut Cx<Self>) {
         let (grant, id) = (authorize.grant, authorize.offer.device);
-        if !self.devices.get(&id).is_some_and(|held| held.serves(&authorize.offer))
+        let gone = self.superseded.contains(&authorize.offer.wireguard);
+        if !self.devices.get(&id).is_some_and(|held| gone || held.serves(&authorize.offer))
             && let Err(reason) = self.begin(&authorize)
         {
             return self.refuse(id, grant, reason, cx);
@@ -484,6 +488,18 @@ impl Admissions {
         }
         self.flush_soon(cx);
     }
+}
+
+/// The keys of processes that are followed by another one of the same device: control lists what was asked for in its
+/// order, and a renewed grant still carries the offer of the process that asked.
+fn superseded(grants: &[Authorize]) -> BTreeSet<WireguardPublic> {
+    let living: BTreeMap<DeviceId, WireguardPublic> =
+        grants.iter().map(|authorize| (authorize.offer.device, authorize.offer.wireguard)).collect();
+    let offers = grants.iter().map(|authorize| &authorize.offer);
+    offers
+        .filter(|offer| living.get(&offer.device) != Some(&offer.wireguard))
+        .map(|offer| offer.wireguard)
+        .collect()
 }
 
 fn candidate_addresses(candidates: &[Candidate]) -> Vec<IpAddr> {

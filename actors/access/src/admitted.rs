@@ -77,7 +77,9 @@ impl Device {
 
     /// Whether the session goes on with an offer: it is this process's, or one that was overtaken by this process.
     pub(crate) fn serves(&self, offer: &Offer) -> bool {
-        self.offer.same_process(offer) || self.gone.contains(&offer.wireguard)
+        self.offer.same_process(offer)
+            || self.gone.contains(&offer.wireguard)
+            || self.grants.values().any(|held| held.authorize.offer.wireguard == offer.wireguard)
     }
 
     /// Grants for the lanes.

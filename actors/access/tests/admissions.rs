@@ -343,15 +343,49 @@ fn a_grant_of_an_older_process_does_not_take_the_session_back() {
 }
 
 #[test]
-fn full_state_of_several_processes_ends_with_the_newest() {
+fn full_state_of_several_processes_ends_with_the_one_that_asked_last() {
     let (gateway, device) = (Gateway::new(Options::default()), Device::new());
-    let newer = device.restarted();
+    let living = device.restarted();
+    // Control has renewed what the dead process asked for.
+    let (old, new) = (device.wants_net("10.0.0.0/24", 3), living.wants_net("10.0.1.0/24", 2));
 
-    gateway.full_state(vec![newer.wants_net("10.0.1.0/24", 2), device.wants_net("10.0.0.0/24", 1)]);
+    gateway.full_state(vec![old, new]);
 
     let told = gateway.told();
     assert_eq!(told.connected().len(), 1);
-    assert_eq!(told.connected()[0].public, newer.wireguard.public());
+    assert_eq!(told.connected()[0].public, living.wireguard.public());
+}
+
+#[test]
+fn a_name_that_a_dead_process_asked_for_does_not_take_the_session_back_when_it_is_looked_up() {
+    let (gateway, device) = (Gateway::new(Options::default()), Device::new());
+    let living = device.restarted();
+    let (old, new) = (device.wants_wiki(3), living.wants_net("10.0.1.0/24", 2));
+    gateway.full_state(vec![old.clone(), new]);
+
+    gateway.answer(&["10.20.0.10"]);
+
+    let told = gateway.told();
+    assert!(told.connected().iter().all(|config| config.public == living.wireguard.public()));
+    assert_eq!(told.applied().last().unwrap().1.grants.grants().len(), 2);
+}
+
+#[test]
+fn the_grants_of_many_dead_processes_do_not_take_the_session_back() {
+    let (gateway, mut device) = (Gateway::up(), Device::new());
+    let first = device.wants_net("10.0.0.0/24", 1);
+    gateway.authorize(&first);
+    for n in 1..=40_u8 {
+        device = device.restarted();
+        gateway.authorize(&device.wants_net(&format!("10.0.{n}.0/24"), n.into()));
+    }
+    gateway.told();
+
+    gateway.authorize(&Authorize { version: GrantVersion(41), ..first });
+
+    let told = gateway.told();
+    assert!(told.disconnected().is_empty());
+    assert_eq!(told.connected()[0].public, device.wireguard.public());
 }
 
 #[test]

@@ -86,7 +86,11 @@ fn relay() -> RelayOffer {
 impl Client {
     /// A client that has not heard from control.
     fn new(pins: Option<PathBuf>) -> Self {
-        let world = World::new("Grants", 1024);
+        Self::with(pins, 1024)
+    }
+
+    fn with(pins: Option<PathBuf>, peers_mailbox: usize) -> Self {
+        let world = World::new("Grants", peers_mailbox);
         let identity = Arc::new(IdentityKey::generate().unwrap());
         let names = Arc::<Mutex<Vec<Vec<String>>>>::default();
         let heard = names.clone();
@@ -744,6 +748,44 @@ fn peers_that_began_anew_are_told_of_relays_and_sessions_again() {
     client.tell(GrantsCommand::Peers(PeersFact::Began));
 
     assert_eq!(client.told().names(), ["relays", "connect"]);
+}
+
+#[test]
+fn a_thousand_resources_are_a_few_messages_and_one_plan() {
+    let resources: Vec<ResourceView> = (0..1000).map(|n| named(&format!("host-{n}.corp.example"))).collect();
+    let client = Client::new(None);
+
+    client.full_state(&resources.iter().collect::<Vec<_>>(), Vec::new());
+
+    let told = client.told();
+    let put = told.routed().into_iter().filter(|change| matches!(change, RouterChange::Put { .. })).count();
+    assert_eq!((put, told.names()), (1000, vec!["route", "relays", "route", "route"]));
+    assert_eq!(client.routes.take_all().len(), 1);
+    assert_eq!(client.names.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn what_does_not_fit_into_the_peers_mailbox_follows_in_order() {
+    let (lan, gateway) = (net("10.0.0.0/24"), Gateway::new());
+    let client = Client::with(None, 1);
+
+    client.full_state(&[&lan], Vec::new());
+    let asked = client.asks(&lan);
+    client.hear(ToNode::Granted(Box::new(gateway.grants(&asked))));
+    let mut names = Vec::new();
+    let mut access = None;
+    for _ in 0..20 {
+        let told = client.told();
+        names.extend(told.names());
+        access = told.access(lan.resource).or(access);
+        client.universe.advance(Duration::from_millis(20));
+    }
+
+    assert_eq!(
+        names.iter().filter(|name| **name != "route").collect::<Vec<_>>(),
+        [&"relays", &"connect", &"hygiene"]
+    );
+    assert!(matches!(access, Some(Access::Granted(_))), "{access:?}");
 }
 
 #[test]

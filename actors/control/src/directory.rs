@@ -8,7 +8,7 @@
 //! ([`Command::Cut`], [`Command::CloseAccount`]). Tells: offices and the relay registry that a node is gone.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -53,14 +53,26 @@ pub enum Command {
     Cut(Node, u64),
     /// The office of an account starts anew and needs every node's hello again.
     CloseAccount(AccountId),
+    /// A relay takes no new allocations any more.
+    Draining(Node, u64),
     /// Which nodes of an account are connected?
-    Online(AccountId, Reply<BTreeSet<Uuid>>),
+    Online(AccountId, Reply<BTreeMap<Uuid, Presence>>),
     /// Control goes down.
     CloseAll,
 }
 
+/// How a connected node is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It serves.
+    Online,
+    /// A relay that takes no new allocations: it is about to end.
+    Draining,
+}
+
 struct Entry {
     peer: Peer,
+    presence: Presence,
     address: Address<DeviceSession>,
     farewell: Rc<Cell<CloseReason>>,
 }
@@ -99,7 +111,10 @@ impl Directory {
         match child {
             Ok(child) => {
                 tracing::info!(node = %key, "connected");
-                self.sessions.insert(key, Entry { peer, address: child.address.clone(), farewell });
+                self.sessions.insert(
+                    key,
+                    Entry { peer, presence: Presence::Online, address: child.address.clone(), farewell },
+                );
                 reply.send(child.address);
             }
             Err(error) => tracing::error!(%error, "a session could not be started"),
@@ -211,11 +226,19 @@ impl Actor for Directory {
             Command::CloseAccount(account) => self.end_where(CloseReason::ShuttingDown, cx, |peer| {
                 peer.account == account && !matches!(peer.node, Node::Relay(_))
             }),
+            Command::Draining(node, connection) => {
+                let entries = self.sessions.values_mut();
+                for entry in
+                    entries.filter(|entry| entry.peer.node == node && entry.peer.connection == connection)
+                {
+                    entry.presence = Presence::Draining;
+                }
+            }
             Command::Online(account, reply) => reply.send(
                 self.sessions
                     .values()
                     .filter(|entry| entry.peer.account == account)
-                    .map(|entry| node_id(entry.peer.node))
+                    .map(|entry| (node_id(entry.peer.node), entry.presence))
                     .collect(),
             ),
             Command::CloseAll => self.end_where(CloseReason::ShuttingDown, cx, |_| true),

@@ -23,7 +23,9 @@ use protocol_stun::RelaySecret;
 use tokio::time::Instant;
 
 use crate::device_session::Node;
+use crate::directory::{self, Directory};
 use crate::grant_office::{self, GrantOffice};
+use crate::keys;
 use crate::model::{Kind, Object, Relay};
 use crate::storage::{Action, Committed, Storage, list};
 pub(crate) use relays::KnownRelay;
@@ -256,6 +258,10 @@ impl Actor for RelayRegistry {
             }
             Command::Draining(node, connection) => {
                 if let Some(account) = self.of_session(node, connection, |entry| entry.draining = true) {
+                    let directory = cx.address_of::<Directory>(keys::ONLY);
+                    if directory.tell(directory::Command::Draining(node, connection)).is_err() {
+                        tracing::debug!("the directory still shows a draining relay as online");
+                    }
                     self.publish(account, cx);
                 }
             }

@@ -278,6 +278,7 @@ pub(crate) fn grant(
         source: Some("198.51.100.7".parse().unwrap()),
         state: GrantState {
             offer,
+            offered: GrantVersion(7),
             name: None,
             view: ResourceView {
                 resource: resource.id,

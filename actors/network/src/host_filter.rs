@@ -242,7 +242,9 @@ mod tests {
     use std::net::{SocketAddr, UdpSocket};
 
     use actors_runtime::{Address, LaneKind, Universe};
-    use protocol_packet::{Batch, Buffer, Ip, udp};
+    use protocol_packet::{Batch, Ip, udp};
+
+    use crate::segment::HostPacket;
 
     use super::*;
     use crate::drops::EdgeDrops;
@@ -383,9 +385,9 @@ mod tests {
             apply(&universe, &address);
             let seen = Rc::new(RefCell::new(Vec::new()));
             let (reader, sink) = (tun.clone(), seen.clone());
-            let sink = Rc::new(move |arrived: &mut Batch<Buffer>| {
-                let v4 = arrived.drain().filter(|packet| packet[0] >> 4 == 4);
-                sink.borrow_mut().extend(v4.map(|packet| packet.to_vec()));
+            let sink = Rc::new(move |arrived: &mut Batch<HostPacket>| {
+                let v4 = arrived.drain().filter(|packet| packet.bytes()[0] >> 4 == 4);
+                sink.borrow_mut().extend(v4.map(|packet| packet.bytes().to_vec()));
             });
             universe.start("0", move || TunDevice::new(reader.clone(), sink.clone())).unwrap();
             let own_service = UdpSocket::bind("0.0.0.0:53").unwrap();

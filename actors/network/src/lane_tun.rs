@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::coalesce::Coalescer;
 use crate::drops::{EdgeDrop, EdgeDrops};
+use crate::landing::Run;
 use crate::tun_open::{self, Offload, OpenTun, OpenTunError};
 use crate::virtio::{self, Header};
 
@@ -77,36 +77,22 @@ impl LaneTun {
         self.call(&[IoSlice::new(&Header::plain().encode()), IoSlice::new(packet)], 1)
     }
 
-    /// Hands IP packets to the host in order, consecutive ones of a flow in one call where the kernel takes that.
-    /// Returns how many the kernel took.
-    pub fn write_batch<'a>(&self, packets: impl IntoIterator<Item = &'a [u8]>) -> usize {
-        let mut taken = 0;
-        let mut count = |written: Written, packets: usize| {
-            if written == Written::Yes {
-                taken += packets;
-            }
-        };
+    /// Hands a run of packets to the host in one call.
+    pub fn write_run(&self, run: &mut Run<'_>) -> Written {
+        let packets = run.packets();
         if self.open.offload == Offload::Off {
-            for packet in packets {
-                count(self.write(packet), 1);
-            }
-            return taken;
+            return self.call(&[IoSlice::new(run.bytes())], packets);
         }
-        let mut coalescer = Coalescer::new(self.open.offload == Offload::TcpUdp);
-        for packet in packets {
-            if !coalescer.push(packet) {
-                coalescer.flush(|parts, n| count(self.call(parts, n), n));
-                let fits = coalescer.push(packet);
-                debug_assert!(fits, "an empty coalescer takes every packet");
-            }
-        }
-        coalescer.flush(|parts, n| count(self.call(parts, n), n));
-        taken
+        self.call(&[IoSlice::new(run.with_header())], packets)
     }
 
     fn call(&self, parts: &[IoSlice<'_>], packets: usize) -> Written {
         let result = loop {
-            match nix::sys::uio::writev(self.descriptor(), parts) {
+            let result = match parts {
+                [one] => nix::unistd::write(self.descriptor(), one),
+                several => nix::sys::uio::writev(self.descriptor(), several),
+            };
+            match result {
                 Err(nix::Error::EINTR) => {}
                 other => break other,
             }

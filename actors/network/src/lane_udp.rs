@@ -200,8 +200,15 @@ impl LaneUdp {
     }
 
     /// Sends `bytes`, cut into `segment_size`, as ChannelData messages of `channel` (RFC 8656 section 12.4), without
-    /// padding, as UDP permits.
-    pub fn send_channel_data(&self, to: SocketAddr, channel: u16, bytes: &[u8], segment_size: usize) -> Sent {
+    /// padding, as UDP permits, with these ECN bits in the outer header.
+    pub fn send_channel_data(
+        &self,
+        to: SocketAddr,
+        channel: u16,
+        bytes: &[u8],
+        segment_size: usize,
+        ecn: u8,
+    ) -> Sent {
         let segment = if segment_size == 0 { bytes.len().max(1) } else { segment_size };
         let framed = segment.saturating_add(CHANNEL_HEADER);
         let Ok(framed_segment) = u16::try_from(framed) else {
@@ -221,9 +228,9 @@ impl LaneUdp {
             }
             let parts = parts.get(..2 * count).unwrap_or_default();
             let gso = (count > 1).then_some(framed_segment);
-            let sent = match self.send_parts(to, parts, gso, 0) {
+            let sent = match self.send_parts(to, parts, gso, ecn) {
                 Err(error) if gso.is_some() && udp_send::blames_segmentation(&error) => {
-                    self.one_by_one(parts.chunks(2), to, 0)
+                    self.one_by_one(parts.chunks(2), to, ecn)
                 }
                 result => self.counted(result, count),
             };
@@ -327,13 +334,26 @@ impl LaneSockets {
 
     /// [`LaneUdp::send`] on the socket of the destination's family.
     pub fn send(&self, to: SocketAddr, bytes: &[u8], segment_size: usize) -> Sent {
-        self.towards(to).map_or(Sent::No(EdgeDrop::UdpNoSocket), |udp| udp.send(to, bytes, segment_size))
+        self.send_marked(to, bytes, segment_size, 0)
+    }
+
+    /// [`LaneUdp::send_marked`] on the socket of the destination's family.
+    pub fn send_marked(&self, to: SocketAddr, bytes: &[u8], segment_size: usize, ecn: u8) -> Sent {
+        self.towards(to)
+            .map_or(Sent::No(EdgeDrop::UdpNoSocket), |udp| udp.send_marked(to, bytes, segment_size, ecn))
     }
 
     /// [`LaneUdp::send_channel_data`] on the socket of the destination's family.
-    pub fn send_channel_data(&self, to: SocketAddr, channel: u16, bytes: &[u8], segment_size: usize) -> Sent {
+    pub fn send_channel_data(
+        &self,
+        to: SocketAddr,
+        channel: u16,
+        bytes: &[u8],
+        segment_size: usize,
+        ecn: u8,
+    ) -> Sent {
         self.towards(to).map_or(Sent::No(EdgeDrop::UdpNoSocket), |udp| {
-            udp.send_channel_data(to, channel, bytes, segment_size)
+            udp.send_channel_data(to, channel, bytes, segment_size, ecn)
         })
     }
 

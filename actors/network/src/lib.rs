@@ -4,13 +4,13 @@
 //! Everything else lives on the control lane and may wait.
 
 mod blocking;
-mod coalesce;
 mod drops;
 mod field;
 mod filter_inspect;
 mod host_dns;
 mod host_filter;
 mod host_routes;
+mod landing;
 mod lane_tun;
 mod lane_udp;
 mod link_watcher;
@@ -51,6 +51,7 @@ pub use host_routes::{
     AppliedRoutes, ROUTE_PROTOCOL, RoutesConfig, SOCKET_MARK, SOCKET_MARK_MASK, clean_routes,
     clean_routes_blocking,
 };
+pub use landing::{Landed, Landing, Run};
 pub use lane_tun::{LaneTun, TUN_MTU, TunConfig, Written};
 pub use lane_udp::{LaneSockets, LaneUdp, OpenUdpError, SOCKET_BUFFER, Sent, UdpConfig};
 pub use link_watcher::{
@@ -65,9 +66,10 @@ pub use resolver::{ResolveError, Resolved, Resolver, ResolverCommand};
 pub use resolvers::{Resolvers, ResolversCommand, ResolversConfig};
 pub use route_plan::{HostPlan, RouteRefusal};
 pub use routes::{KeptPlan, Routes, RoutesCommand};
+pub use segment::{HostPacket, Segments, Uncuttable};
 pub use stub_resolver::{
     AskAccess, KeptNames, STUB_ADDRESS, StubCommand, StubResolver, StubResolverConfig, WantedName,
 };
 pub use tun_device::{PacketSink, TunCommand, TunDevice};
 pub use tun_open::{Offload, OpenTunError};
-pub use udp_socket::{Datagram, Demux, UdpCommand, UdpSocket};
+pub use udp_socket::{Datagrams, Demux, UdpCommand, UdpSocket};

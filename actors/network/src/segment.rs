@@ -1,12 +1,19 @@
 //! Cuts what the kernel hands over as one TCP or UDP super-packet into the packets that it stands for.
+//!
+//! In place: the headers of each packet are written right before its payload, over the end of the payload before it,
+//! which whoever sealed the packet before has no need of any more.
 
-use protocol_packet::Sum;
+use std::ops::Range;
+
+use protocol_packet::{Buffer, Checksum, Sum};
 
 use crate::field::{get, pseudo, put};
 use crate::virtio::{Header, Kind};
 
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
+/// The longest IPv4 and TCP headers.
+const MAX_HEADERS: usize = 60 + 60;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
@@ -15,16 +22,113 @@ const LAST_ONLY: u8 = 0x01 | 0x08;
 /// CWR says something once, so belongs to the first segment (RFC 3168 section 6.1.2).
 const FIRST_ONLY: u8 = 0x80;
 
-/// The super-packet contradicts its header.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("super-packet contradicts its virtio header")]
-pub(crate) struct Unsegmentable;
+/// Why a packet of the host cannot be carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Uncuttable {
+    /// It contradicts its virtio header.
+    #[error("super-packet contradicts its virtio header")]
+    Crooked,
+    /// It, or a datagram that it stands for, is longer than what the tunnel may carry.
+    #[error("packet is longer than the tunnel carries")]
+    TooLong,
+}
 
-/// The packets of one super-packet, written one after the other by [`next_into`](Self::next_into).
-pub(crate) struct Segments {
+/// A packet that the host sends into the tunnel, or a super-packet, which stands for several of one flow.
+#[derive(Debug)]
+pub struct HostPacket {
+    bytes: Buffer,
+    header: Header,
+}
+
+impl HostPacket {
+    /// One packet with correct checksums.
+    pub fn plain(bytes: Buffer) -> Self {
+        Self { bytes, header: Header::plain() }
+    }
+
+    /// What the kernel handed over with `header`. The checksum of a single packet is completed here.
+    pub(crate) fn new(header: Header, mut bytes: Buffer) -> Result<Self, Uncuttable> {
+        let packet = &mut bytes[..];
+        let least = match packet.first().map(|first| first >> 4) {
+            Some(4) => IPV4_HEADER,
+            Some(6) => IPV6_HEADER,
+            _ => return Err(Uncuttable::Crooked),
+        };
+        if header.kind != Kind::Plain {
+            Segments::new(&header, packet, usize::MAX)?;
+            return Ok(Self { bytes, header });
+        }
+        let start = usize::from(header.checksum_start);
+        let field = start + usize::from(header.checksum_offset);
+        if packet.len() < least || header.needs_checksum && (start < least || field + 2 > packet.len()) {
+            return Err(Uncuttable::Crooked);
+        }
+        if header.needs_checksum {
+            complete(packet, start, field).ok_or(Uncuttable::Crooked)?;
+        }
+        Ok(Self::plain(bytes))
+    }
+
+    /// The bytes, headers first.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The same, to be translated: lengths and the order of headers must stay.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    /// Keeps at most `length` bytes.
+    pub fn truncate(&mut self, length: usize) {
+        self.bytes.truncate(length);
+    }
+
+    /// Whether the transport checksum is complete.
+    pub fn checksum(&self) -> Checksum {
+        if self.header.kind == Kind::Plain { Checksum::Full } else { Checksum::Partial }
+    }
+
+    /// Payload bytes of each packet that this stands for, if it is a super-packet.
+    pub fn segment(&self) -> Option<u16> {
+        (self.header.kind != Kind::Plain).then_some(self.header.segment)
+    }
+
+    /// Whether all that it stands for is at most `limit` bytes long, or can be cut so by [`segments`](Self::segments).
+    pub fn fits(&self, limit: usize) -> bool {
+        match self.header.kind {
+            Kind::Plain => self.bytes.len() <= limit,
+            Kind::Tcp4 | Kind::Tcp6 => true,
+            Kind::Udp => {
+                usize::from(self.header.checksum_start) + 8 + usize::from(self.header.segment) <= limit
+            }
+        }
+    }
+
+    /// How many packets it stands for.
+    pub fn packets(&self) -> usize {
+        match self.header.kind {
+            Kind::Plain => 1,
+            Kind::Tcp4 | Kind::Tcp6 | Kind::Udp => {
+                Segments::new(&self.header, &self.bytes, usize::MAX).map_or(1, |segments| segments.left())
+            }
+        }
+    }
+
+    /// The packets that it stands for, each of at most `longest` bytes: TCP is cut smaller, if need be.
+    ///
+    /// # Errors
+    /// See [`Uncuttable`].
+    pub fn segments(&self, longest: usize) -> Result<Segments, Uncuttable> {
+        Segments::new(&self.header, &self.bytes, longest)
+    }
+}
+
+/// The packets of one super-packet, made one after the other by [`next`](Self::next).
+pub struct Segments {
     /// Bytes of the super-packet.
     length: usize,
-    kind: Layer,
+    kind: Kind,
     /// Where TCP or UDP begins.
     upper: usize,
     /// Bytes of all headers.
@@ -32,95 +136,87 @@ pub(crate) struct Segments {
     segment: usize,
     done: usize,
     index: u16,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Layer {
-    /// One packet, as it is.
-    Whole,
-    /// One packet whose checksum at this place is to be completed.
-    Partial {
-        start: usize,
-        field: usize,
-    },
-    Tcp,
-    Udp,
+    template: [u8; MAX_HEADERS],
 }
 
 impl Segments {
     /// Checks `packet` against its header.
-    pub(crate) fn new(header: &Header, packet: &[u8]) -> Result<Self, Unsegmentable> {
-        let version = packet.first().map(|first| first >> 4);
-        let least = match version {
-            Some(4) => IPV4_HEADER,
-            Some(6) => IPV6_HEADER,
-            _ => return Err(Unsegmentable),
-        };
-        let upper = usize::from(header.checksum_start);
+    fn new(header: &Header, packet: &[u8], longest: usize) -> Result<Self, Uncuttable> {
         let length = packet.len();
-        let whole = |kind| Ok(Self { length, kind, upper, headers: 0, segment: length, done: 0, index: 0 });
-        let (kind, headers) = match header.kind {
-            Kind::Plain if packet.len() < least => return Err(Unsegmentable),
-            Kind::Plain if !header.needs_checksum => return whole(Layer::Whole),
-            Kind::Plain => {
-                let field = upper + usize::from(header.checksum_offset);
-                if upper < least || field + 2 > packet.len() {
-                    return Err(Unsegmentable);
-                }
-                return whole(Layer::Partial { start: upper, field });
-            }
-            Kind::Tcp4 if version != Some(4) => return Err(Unsegmentable),
-            Kind::Tcp6 if version != Some(6) => return Err(Unsegmentable),
-            Kind::Tcp4 | Kind::Tcp6 => {
-                let words = packet.get(upper + 12).ok_or(Unsegmentable)? >> 4;
-                if words < 5 {
-                    return Err(Unsegmentable);
-                }
-                (Layer::Tcp, upper + usize::from(words) * 4)
-            }
-            Kind::Udp => (Layer::Udp, upper + 8),
+        let whole = Self {
+            length,
+            kind: header.kind,
+            upper: 0,
+            headers: 0,
+            segment: length,
+            done: 0,
+            index: 0,
+            template: [0; MAX_HEADERS],
         };
+        let version = packet.first().map(|first| first >> 4);
+        let upper = usize::from(header.checksum_start);
+        let headers = match header.kind {
+            Kind::Plain if length > longest => return Err(Uncuttable::TooLong),
+            Kind::Plain => return Ok(whole),
+            Kind::Tcp4 if version != Some(4) => return Err(Uncuttable::Crooked),
+            Kind::Tcp6 if version != Some(6) => return Err(Uncuttable::Crooked),
+            Kind::Tcp4 | Kind::Tcp6 => {
+                let words = packet.get(upper + 12).ok_or(Uncuttable::Crooked)? >> 4;
+                if words < 5 {
+                    return Err(Uncuttable::Crooked);
+                }
+                upper + usize::from(words) * 4
+            }
+            Kind::Udp => upper + 8,
+        };
+        let least = match version {
+            Some(4) => packet.first().map_or(IPV4_HEADER, |first| usize::from(first & 15) * 4),
+            Some(6) => IPV6_HEADER,
+            _ => return Err(Uncuttable::Crooked),
+        };
+        let v4_fits = version == Some(6) || least == upper && least >= IPV4_HEADER;
         let segment = usize::from(header.segment);
-        let ihl_fits = version == Some(6) || packet.first().map(|b| usize::from(b & 15) * 4) == Some(upper);
-        if upper < least || !ihl_fits || headers >= packet.len() || segment == 0 {
-            return Err(Unsegmentable);
+        if upper < least || !v4_fits || headers >= length || headers > MAX_HEADERS || segment == 0 {
+            return Err(Uncuttable::Crooked);
         }
-        Ok(Self { length, kind, upper, headers, segment, done: 0, index: 0 })
+        let room = longest.saturating_sub(headers);
+        let segment = match header.kind {
+            Kind::Udp if segment > room => return Err(Uncuttable::TooLong),
+            Kind::Tcp4 | Kind::Tcp6 if room == 0 => return Err(Uncuttable::TooLong),
+            Kind::Tcp4 | Kind::Tcp6 | Kind::Udp | Kind::Plain => segment.min(room),
+        };
+        let mut segments = Self { upper, headers, segment, ..whole };
+        for (to, from) in segments.template.iter_mut().zip(packet.get(..headers).unwrap_or_default()) {
+            *to = *from;
+        }
+        Ok(segments)
     }
 
-    /// Writes the next packet of `packet`, which is the one this was made for, to the front of `out`, and says how long
-    /// it is. `None` when there is no more, or when `out` is too small for it (then nothing was taken).
-    pub(crate) fn next_into(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize> {
-        let payload = packet.get(self.headers + self.done..self.length)?;
-        if payload.is_empty() {
-            return None;
-        }
-        let first = self.done == 0;
-        let take = payload.len().min(self.segment);
-        let last = take == payload.len();
-        let length = self.headers + take;
-        let out = out.get_mut(..length)?;
-        out.get_mut(..self.headers)?.copy_from_slice(packet.get(..self.headers)?);
-        out.get_mut(self.headers..)?.copy_from_slice(payload.get(..take)?);
-        match self.kind {
-            Layer::Whole => {}
-            Layer::Partial { start, field } => complete(out, start, field)?,
-            Layer::Tcp => {
-                self.fix_network(out)?;
-                self.fix_tcp(out, first, last)?;
+    /// Makes the next packet inside `packet`, which must be the super-packet that this was made for, and says where it
+    /// is. `None` when there is no more.
+    pub fn next(&mut self, packet: &mut [u8]) -> Option<Range<usize>> {
+        let left = self.length.checked_sub(self.headers + self.done).filter(|left| *left > 0)?;
+        let (first, take) = (self.done == 0, left.min(self.segment));
+        let range = self.done..self.done + self.headers + take;
+        let out = packet.get_mut(range.clone())?;
+        if self.kind != Kind::Plain {
+            if !first {
+                out.get_mut(..self.headers)?.copy_from_slice(self.template.get(..self.headers)?);
             }
-            Layer::Udp => {
-                self.fix_network(out)?;
+            self.fix_network(out)?;
+            if self.kind == Kind::Udp {
                 self.fix_udp(out)?;
+            } else {
+                self.fix_tcp(out, first, take == left)?;
             }
         }
         self.done += take;
         self.index = self.index.wrapping_add(1);
-        Some(length)
+        Some(range)
     }
 
-    /// How many packets are left to write.
-    pub(crate) fn left(&self) -> usize {
+    /// How many are left.
+    pub fn left(&self) -> usize {
         (self.length - self.headers).saturating_sub(self.done).div_ceil(self.segment.max(1))
     }
 
@@ -175,9 +271,13 @@ fn complete(out: &mut [u8], start: usize, field: usize) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
-    use protocol_packet::{Ip, TcpFlags, TcpSegment, Transport, tcp};
+    use protocol_packet::{Ip, Pool, TcpFlags, TcpSegment, Transport, tcp};
 
     use super::*;
+
+    fn filled(bytes: &[u8]) -> Buffer {
+        Pool::new(1 << 16, 0, 0).filled(bytes).unwrap()
+    }
 
     fn super_packet(flags: u8, payload: &[u8]) -> (Header, Vec<u8>) {
         let mut out = vec![0; 60_000];
@@ -207,18 +307,17 @@ mod tests {
     #[test]
     fn each_segment_is_a_valid_packet_and_flags_stay_where_they_belong() {
         let payload: Vec<u8> = (0..2500u32).map(|n| n as u8).collect();
-        let (header, packet) = super_packet(0x10 | LAST_ONLY | FIRST_ONLY, &payload);
-        let (mut segments, mut room) = (Segments::new(&header, &packet).unwrap(), [0; 1500]);
+        let (header, mut packet) = super_packet(0x10 | LAST_ONLY | FIRST_ONLY, &payload);
+        let mut segments = Segments::new(&header, &packet, 1500).unwrap();
         let (mut seen, mut got) = (Vec::new(), Vec::new());
 
-        while let Some(length) = segments.next_into(&packet, &mut room) {
-            let ip = Ip::parse(&room[..length]).unwrap();
-            let sum = pseudo(&room, TCP, length - 20).unwrap().bytes(&room[20..length]);
-            assert_eq!(sum.fold(), 0xffff);
-            assert_eq!(Sum::new().bytes(&room[..20]).fold(), 0xffff);
-            let Transport::Tcp(segment) = ip.transport else { panic!("no TCP") };
+        while let Some(range) = segments.next(&mut packet) {
+            let cut = &packet[range];
+            let ip = Ip::parse(cut).unwrap();
+            assert!(ip.transport_checksum_holds());
+            let Transport::Tcp(segment) = ip.headers().transport else { panic!("no TCP") };
             seen.push((segment.sequence, segment.flags.0));
-            got.extend_from_slice(&room[40..length]);
+            got.extend_from_slice(&cut[40..]);
         }
 
         let start = u32::MAX - 10;
@@ -235,11 +334,11 @@ mod tests {
         let partial = pseudo(&packet, TCP, packet.len() - 20).unwrap().fold();
         put(&mut packet, 36, partial);
         let header = Header { kind: Kind::Plain, ..super_packet(0, b"").0 };
-        let mut room = [0; 100];
 
-        let length = Segments::new(&header, &packet).unwrap().next_into(&packet, &mut room).unwrap();
+        let packet = HostPacket::new(header, filled(&packet)).unwrap();
 
-        assert_eq!(&room[..length], &expected[..]);
+        assert_eq!(packet.bytes(), &expected[..]);
+        assert_eq!((packet.checksum(), packet.segment(), packet.packets()), (Checksum::Full, None, 1));
     }
 
     #[test]
@@ -253,18 +352,30 @@ mod tests {
             Header { kind: Kind::Plain, checksum_offset: 60_000, ..good },
         ];
         for header in bad {
-            assert!(Segments::new(&header, &packet).is_err(), "{header:?}");
+            assert_eq!(
+                HostPacket::new(header, filled(&packet)).err(),
+                Some(Uncuttable::Crooked),
+                "{header:?}"
+            );
         }
-        assert!(Segments::new(&good, &packet[..40]).is_err(), "no payload");
-        assert!(Segments::new(&Header::plain(), &[]).is_err());
+        assert!(HostPacket::new(good, filled(&packet[..40])).is_err(), "no payload");
+        assert!(HostPacket::new(Header::plain(), filled(&[])).is_err());
     }
 
     #[test]
-    fn nothing_is_taken_when_there_is_no_room() {
-        let (header, packet) = super_packet(0x10, &[0; 2000]);
-        let mut segments = Segments::new(&header, &packet).unwrap();
+    fn tcp_is_cut_smaller_than_the_host_meant_and_datagrams_are_not() {
+        let (header, packet) = super_packet(0x10, &[7; 2000]);
+        let packet = HostPacket::new(header, filled(&packet)).unwrap();
+        assert_eq!(packet.segments(1500).unwrap().left(), 2);
 
-        assert_eq!(segments.next_into(&packet, &mut [0; 500]), None);
-        assert_eq!(segments.left(), 2);
+        let mut segments = packet.segments(540).unwrap();
+
+        assert_eq!(segments.left(), 4);
+        let mut bytes = packet.bytes().to_vec();
+        let lengths: Vec<_> =
+            std::iter::from_fn(|| segments.next(&mut bytes)).map(|range| range.len()).collect();
+        assert_eq!(lengths, [540, 540, 540, 540]);
+        let datagrams = HostPacket { header: Header { kind: Kind::Udp, ..header }, ..packet };
+        assert_eq!(datagrams.segments(540).err(), Some(Uncuttable::TooLong));
     }
 }

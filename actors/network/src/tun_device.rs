@@ -1,7 +1,7 @@
 //! Reads one queue of the TUN device and hands the host's packets to the lane's router.
 //!
 //! - Parent: the process's root; one for each queue.
-//! - Core: none; super-packets are cut by [`Segments`].
+//! - Core: none; super-packets stay whole until they are sealed ([`HostPacket`]).
 //! - When it dies: it is restarted on the descriptor that the lane owns. Packets wait in the device's queue meanwhile;
 //!   writing goes on, because peers do that themselves.
 
@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use actors_runtime::{Actor, Cx, Never};
 use futures_util::stream;
-use protocol_packet::{Batch, Batches, Buffer, Pool};
+use protocol_packet::{BATCH, Batch, Batches, Buffer, Pool};
 
 use crate::drops::{EdgeDrop, Handing};
 use crate::lane_tun::LaneTun;
-use crate::segment::Segments;
+use crate::segment::HostPacket;
 use crate::virtio::Header;
 
 /// Room for one inner packet: more than the MTU, so that a packet that fills it was cut off by the kernel.
@@ -26,15 +26,17 @@ const SUPER_PACKET: usize = (1 << 16) + crate::virtio::LENGTH;
 const CHECK: Duration = Duration::from_secs(1);
 /// Idle packet buffers that are kept.
 const KEEP: usize = 1024;
+/// Idle buffers for super-packets that are kept.
+const KEEP_LARGE: usize = 16;
 
 /// Takes the packets that the host sends into the tunnel.
 pub trait PacketSink {
     /// Takes the packets out of `arrived`; those that it leaves are dropped uncounted.
-    fn packets(&self, arrived: &mut Batch<Buffer>);
+    fn packets(&self, arrived: &mut Batch<HostPacket>);
 }
 
-impl<F: Fn(&mut Batch<Buffer>)> PacketSink for F {
-    fn packets(&self, arrived: &mut Batch<Buffer>) {
+impl<F: Fn(&mut Batch<HostPacket>)> PacketSink for F {
+    fn packets(&self, arrived: &mut Batch<HostPacket>) {
         self(arrived);
     }
 }
@@ -66,9 +68,10 @@ impl Actor for TunDevice {
 
     fn started(&mut self, cx: &mut Cx<Self>) {
         let reader = stream::unfold(Reader::new(self.tun.clone()), Reader::next);
-        cx.follow(reader, |actor, arrived: io::Result<Batch<Buffer>>, cx| match arrived {
+        cx.follow(reader, |actor, arrived: io::Result<Batch<HostPacket>>, cx| match arrived {
             Ok(mut arrived) => {
-                let _handing = Handing::over(actor.tun.drops(), arrived.len());
+                let packets = arrived.iter().map(HostPacket::packets).sum();
+                let _handing = Handing::over(actor.tun.drops(), packets);
                 actor.sink.packets(&mut arrived);
             }
             Err(error) => {
@@ -99,95 +102,75 @@ impl Actor for TunDevice {
 /// What one queue yields.
 struct Reader {
     tun: Rc<LaneTun>,
-    pool: Pool,
-    batches: Batches<Buffer>,
-    /// With offload: the super-packet that is being cut.
-    whole: Box<[u8]>,
-    cut: Option<(Segments, usize)>,
+    /// For single packets.
+    small: Pool,
+    /// For what a call may yield: with offload a super-packet.
+    large: Pool,
+    batches: Batches<HostPacket>,
 }
 
 impl Reader {
     fn new(tun: Rc<LaneTun>) -> Self {
-        let whole = if tun.header_len() == 0 { 0 } else { SUPER_PACKET };
+        let large = if tun.header_len() == 0 { PACKET } else { SUPER_PACKET };
         Self {
             tun,
-            pool: Pool::new(PACKET, 0, KEEP),
+            small: Pool::new(PACKET, 0, KEEP),
+            large: Pool::new(large, 0, KEEP_LARGE),
             batches: Batches::default(),
-            whole: vec![0; whole].into_boxed_slice(),
-            cut: None,
         }
     }
 
-    /// Waits for the next batch: what is there, up to 64 packets.
-    async fn next(mut self) -> Option<(io::Result<Batch<Buffer>>, Self)> {
+    /// Waits for the next batch: what is there, up to 64 packets (and the rest of the last super-packet).
+    async fn next(self) -> Option<(io::Result<Batch<HostPacket>>, Self)> {
         let mut batch = self.batches.take();
-        self.go_on_cutting(&mut batch);
+        let mut buffer = self.large.take();
+        let mut packets = 0;
         while batch.is_empty() {
-            let (mut buffer, length) = (self.pool.take(), self.tun.header_len());
-            let read = if length == 0 {
-                self.tun.read(buffer.whole()).await
-            } else {
-                self.tun.read(&mut self.whole).await
-            };
-            match read {
-                Ok(read) => self.took(buffer, read, &mut batch),
+            match self.tun.read(buffer.whole()).await {
+                Ok(read) => packets += self.took(&mut buffer, read, &mut batch),
                 Err(error) => return Some((Err(error), self)),
             }
         }
-        while !batch.is_full() {
-            let mut buffer = self.pool.take();
-            let read = if self.tun.header_len() == 0 {
-                self.tun.try_read(buffer.whole())
-            } else {
-                self.tun.try_read(&mut self.whole)
-            };
+        while packets < BATCH {
             // An error shows again when the next batch waits.
-            let Ok(read) = read else { break };
-            self.took(buffer, read, &mut batch);
+            let Ok(read) = self.tun.try_read(buffer.whole()) else { break };
+            packets += self.took(&mut buffer, read, &mut batch);
         }
         Some((Ok(batch), self))
     }
 
-    /// `read` bytes were read, into `buffer` or (with offload) into `self.whole`.
-    fn took(&mut self, mut buffer: Buffer, read: usize, batch: &mut Batch<Buffer>) {
-        if self.tun.header_len() == 0 {
-            if read == 0 || read >= PACKET {
-                return self.tun.drops().add(EdgeDrop::TunReadMalformed, 1);
+    /// `read` bytes were read into `buffer`, which is replaced when it stays in use. Says how many packets that is.
+    fn took(&self, buffer: &mut Buffer, read: usize, batch: &mut Batch<HostPacket>) -> usize {
+        buffer.set_len(read);
+        let length = self.tun.header_len();
+        let header = if length == 0 {
+            Some(Header::plain())
+        } else {
+            Header::decode(buffer).map(|(header, _)| header)
+        };
+        let (Some(header), true) = (header, read > length && (length > 0 || read < PACKET)) else {
+            self.tun.drops().add(EdgeDrop::TunReadMalformed, 1);
+            return 0;
+        };
+        let bytes = match buffer.get(length..).and_then(|packet| self.small.filled(packet)) {
+            Some(small) => small,
+            None => {
+                let mut large = std::mem::replace(buffer, self.large.take());
+                large.advance(length);
+                large
             }
-            buffer.set_len(read);
-            // The batch has room: it is only read into then.
-            let _ = batch.push(buffer);
-            return;
-        }
-        let header = self.whole.get(..read).and_then(Header::decode);
-        match header.map(|(header, packet)| (Segments::new(&header, packet), packet.len())) {
-            Some((Ok(segments), length)) => {
-                self.cut = Some((segments, length));
-                self.go_on_cutting(batch);
+        };
+        let packet = match HostPacket::new(header, bytes) {
+            Ok(packet) => packet,
+            Err(_) => {
+                self.tun.drops().add(EdgeDrop::TunSegmentRefused, 1);
+                return 0;
             }
-            Some((Err(_), _)) => self.tun.drops().add(EdgeDrop::TunSegmentRefused, 1),
-            None => self.tun.drops().add(EdgeDrop::TunReadMalformed, 1),
-        }
-    }
-
-    fn go_on_cutting(&mut self, batch: &mut Batch<Buffer>) {
-        let Some((segments, length)) = &mut self.cut else { return };
-        let start = crate::virtio::LENGTH;
-        let packet = self.whole.get(start..start + *length).unwrap_or_default();
-        while !batch.is_full() && segments.left() > 0 {
-            let mut buffer = self.pool.take();
-            let Some(written) = segments.next_into(packet, buffer.whole()) else {
-                // A segment longer than any inner packet: the rest of it cannot be carried either.
-                self.tun.drops().add(EdgeDrop::TunSegmentRefused, segments.left() as u64);
-                self.cut = None;
-                return;
-            };
-            buffer.set_len(written);
-            let _ = batch.push(buffer);
-        }
-        if segments.left() == 0 {
-            self.cut = None;
-        }
+        };
+        let packets = packet.packets();
+        // The batch has room: nothing is read into a full one.
+        let _ = batch.push(packet);
+        packets
     }
 }
 
@@ -202,6 +185,7 @@ mod tests {
 
     use super::*;
     use crate::drops::EdgeDrops;
+    use crate::landing::{Landed, Landing};
     use crate::lane_tun::{TUN_MTU, TunConfig, Written};
     use crate::testing::{in_bare_namespace, row, tool, until};
     use crate::tun_open::{Offload, OpenTunError};
@@ -277,8 +261,8 @@ mod tests {
                 reading(
                     &universe,
                     &tun,
-                    Rc::new(move |arrived: &mut Batch<Buffer>| {
-                        sink.borrow_mut().extend(arrived.drain().map(|packet| packet.to_vec()));
+                    Rc::new(move |arrived: &mut Batch<HostPacket>| {
+                        sink.borrow_mut().extend(arrived.drain().map(|packet| packet.bytes().to_vec()));
                     }),
                 );
                 let mut request = [0; 100];
@@ -321,23 +305,39 @@ mod tests {
         });
     }
 
+    fn flush(tun: &LaneTun, landing: &mut Landing) {
+        if let Some(mut run) = landing.run() {
+            let headers = *Ip::parse(run.bytes()).unwrap().headers();
+            let swap = Rewrite {
+                source: Some(headers.destination),
+                destination: Some(headers.source),
+                ..Rewrite::default()
+            };
+            let checksum = run.checksum();
+            headers.rewrite(run.bytes_mut(), &swap, checksum).unwrap();
+            let _ = tun.write_run(&mut run);
+        }
+        landing.begin();
+    }
+
     /// Sends every packet back with its ends swapped, so that 10.9.0.2 is the host itself seen through the tunnel.
     fn mirror(tun: &Rc<LaneTun>, packets: Rc<Cell<(usize, usize)>>) -> Rc<dyn PacketSink> {
         let tun = tun.clone();
-        Rc::new(move |arrived: &mut Batch<Buffer>| {
+        let landing = RefCell::new(Landing::new(tun.offload()));
+        Rc::new(move |arrived: &mut Batch<HostPacket>| {
             let (batches, count) = packets.get();
             packets.set((batches + 1, count + arrived.len()));
             for packet in arrived.iter_mut() {
-                assert!(packet.len() <= usize::from(TUN_MTU), "{} bytes", packet.len());
-                let headers = *Ip::parse(packet).unwrap().headers();
-                let swap = Rewrite {
-                    source: Some(headers.destination),
-                    destination: Some(headers.source),
-                    ..Rewrite::default()
-                };
-                headers.rewrite(packet, &swap, protocol_packet::Checksum::Full).unwrap();
+                let mut segments = packet.segments(usize::from(TUN_MTU)).unwrap();
+                while let Some(range) = segments.next(packet.bytes_mut()) {
+                    let cut = &packet.bytes()[range];
+                    landing.borrow_mut().room(cut.len()).unwrap()[..cut.len()].copy_from_slice(cut);
+                    if landing.borrow_mut().take(cut.len()) == Landed::Apart {
+                        flush(&tun, &mut landing.borrow_mut());
+                    }
+                }
             }
-            tun.write_batch(arrived.iter().map(|packet| &packet[..]));
+            flush(&tun, &mut landing.borrow_mut());
         })
     }
 
@@ -410,7 +410,7 @@ mod tests {
         in_bare_namespace(|| {
             let universe = universe();
             let tun = open(&universe, Offload::Off);
-            reading(&universe, &tun, Rc::new(|_: &mut Batch<Buffer>| {}));
+            reading(&universe, &tun, Rc::new(|_: &mut Batch<HostPacket>| {}));
             universe.settle();
 
             tool("ip link del postern0");

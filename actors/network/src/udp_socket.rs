@@ -5,7 +5,6 @@
 //! - When it dies: it is restarted on the descriptor that the lane owns. Datagrams wait in the socket's buffer meanwhile;
 //!   sending goes on, because peers do that themselves.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -26,32 +25,48 @@ const LIMIT: usize = 2048;
 const CALL: usize = 8;
 /// The largest GRO buffer.
 const GRO_BUFFER: usize = 1 << 16;
-/// Idle datagram buffers that are kept: four calls' worth of full GRO buffers would be 2,048.
+/// Idle buffers for single datagrams that are kept.
 const KEEP: usize = 1024;
+/// Idle GRO buffers that are kept: three calls' worth.
+const KEEP_LARGE: usize = 24;
 /// Receive errors in a row before the lane's other tasks get their turn.
 const ERRORS_A_TURN: usize = 16;
 
-/// One datagram from the network.
+/// Datagrams that came together from one source.
 #[derive(Debug)]
-pub struct Datagram {
-    /// Its payload.
+pub struct Datagrams {
+    /// Their payloads, one behind the other.
     pub bytes: Buffer,
-    /// Who sent it; an IPv4 address is never in its IPv6 form.
+    /// Bytes of each; the last may be shorter.
+    pub stride: usize,
+    /// Who sent them; an IPv4 address is never in its IPv6 form.
     pub from: SocketAddr,
-    /// The address of ours that it was sent to.
+    /// The address of ours that they were sent to.
     pub local: Option<IpAddr>,
-    /// The ECN bits of the outer header (RFC 3168 section 5).
+    /// The ECN bits of the outer headers (RFC 3168 section 5).
     pub ecn: u8,
+}
+
+impl Datagrams {
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes.chunks(self.stride.max(1))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.bytes.len().div_ceil(self.stride.max(1))
+    }
 }
 
 /// Takes what arrives on a lane's sockets and passes it to whom it is for.
 pub trait Demux {
     /// Takes the datagrams out of `arrived`; those that it leaves are dropped uncounted.
-    fn datagrams(&self, arrived: &mut Batch<Datagram>);
+    fn datagrams(&self, arrived: &mut Batch<Datagrams>);
 }
 
-impl<F: Fn(&mut Batch<Datagram>)> Demux for F {
-    fn datagrams(&self, arrived: &mut Batch<Datagram>) {
+impl<F: Fn(&mut Batch<Datagrams>)> Demux for F {
+    fn datagrams(&self, arrived: &mut Batch<Datagrams>) {
         self(arrived);
     }
 }
@@ -103,7 +118,8 @@ impl Actor for UdpSocket {
             );
         }
         cx.follow(Reader::new(self.socket.clone(), self.limit), |actor, mut arrived, _| {
-            let _handing = Handing::over(actor.socket.drops(), arrived.len());
+            let datagrams = arrived.iter().map(Datagrams::count).sum();
+            let _handing = Handing::over(actor.socket.drops(), datagrams);
             actor.demux.datagrams(&mut arrived);
         });
     }
@@ -129,74 +145,75 @@ impl Actor for UdpSocket {
 /// The stream of batches that arrive on a socket.
 struct Reader {
     socket: Rc<LaneUdp>,
-    memory: Box<[u8]>,
-    pool: Pool,
-    batches: Batches<Datagram>,
-    /// Batches of the last call that were not handed over yet.
-    ready: VecDeque<Batch<Datagram>>,
+    limit: usize,
+    /// What the next call reads into; taken out of `large` as they go.
+    memory: Vec<Buffer>,
+    large: Pool,
+    /// For what is no longer than one datagram.
+    small: Pool,
+    batches: Batches<Datagrams>,
 }
 
 impl Reader {
     fn new(socket: Rc<LaneUdp>, limit: usize) -> Self {
         Self {
             socket,
-            memory: vec![0; CALL * GRO_BUFFER].into_boxed_slice(),
-            pool: Pool::new(limit, 0, KEEP),
+            limit,
+            memory: Vec::with_capacity(CALL),
+            large: Pool::new(GRO_BUFFER, 0, KEEP_LARGE),
+            small: Pool::new(limit, 0, KEEP),
             batches: Batches::default(),
-            ready: VecDeque::with_capacity(CALL),
         }
     }
 
-    /// One receive call; fills `ready`.
-    fn receive(&mut self) -> io::Result<()> {
+    /// One receive call.
+    fn receive(&mut self) -> io::Result<Batch<Datagrams>> {
+        while self.memory.len() < CALL {
+            self.memory.push(self.large.take());
+        }
         let mut meta = [RecvMeta::default(); CALL];
         let mut buffers: [IoSliceMut<'_>; CALL] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-        for (buffer, memory) in buffers.iter_mut().zip(self.memory.chunks_exact_mut(GRO_BUFFER)) {
-            *buffer = IoSliceMut::new(memory);
+        for (buffer, memory) in buffers.iter_mut().zip(&mut self.memory) {
+            *buffer = IoSliceMut::new(memory.whole());
         }
         let count = self.socket.bound().receive(&mut buffers, &mut meta)?;
         let mut batch = self.batches.take();
-        for (memory, meta) in self.memory.chunks_exact(GRO_BUFFER).zip(&meta).take(count) {
-            let (from, ecn) = (canonical(meta.addr), meta.ecn.map_or(0, |ecn| ecn as u8));
-            let received = memory.get(..meta.len).unwrap_or_default();
-            if received.is_empty() {
+        for (memory, meta) in self.memory.iter_mut().zip(&meta).take(count) {
+            if meta.len == 0 {
                 self.socket.drops().add(EdgeDrop::UdpEmpty, 1);
+                continue;
             }
-            for segment in received.chunks(meta.stride.max(1)) {
-                let Some(bytes) = self.pool.filled(segment) else {
-                    self.socket.drops().add(EdgeDrop::UdpTooLong, 1);
-                    continue;
-                };
-                let datagram = Datagram { bytes, from, local: meta.dst_ip, ecn };
-                if let Err(datagram) = batch.push(datagram) {
-                    self.ready.push_back(std::mem::replace(&mut batch, self.batches.take()));
-                    // A fresh batch takes it.
-                    let _ = batch.push(datagram);
-                }
+            if meta.stride > self.limit {
+                self.socket.drops().add(EdgeDrop::UdpTooLong, meta.len.div_ceil(meta.stride) as u64);
+                continue;
             }
+            memory.set_len(meta.len);
+            let bytes = match self.small.filled(memory) {
+                Some(small) => small,
+                None => std::mem::replace(memory, self.large.take()),
+            };
+            let (from, ecn) = (canonical(meta.addr), meta.ecn.map_or(0, |ecn| ecn as u8));
+            // A call yields no more than fit.
+            let _ =
+                batch.push(Datagrams { bytes, stride: meta.stride.max(1), from, local: meta.dst_ip, ecn });
         }
-        if !batch.is_empty() {
-            self.ready.push_back(batch);
-        }
-        Ok(())
+        Ok(batch)
     }
 }
 
 impl Stream for Reader {
-    type Item = Batch<Datagram>;
+    type Item = Batch<Datagrams>;
 
     fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         for _ in 0..ERRORS_A_TURN {
-            if let Some(batch) = this.ready.pop_front() {
-                return Poll::Ready(Some(batch));
-            }
             if ready!(this.socket.poll_readable(task)).is_err() {
                 // The event loop is going away.
                 return Poll::Ready(None);
             }
             match this.receive() {
-                Ok(()) => {}
+                Ok(batch) if batch.is_empty() => {}
+                Ok(batch) => return Poll::Ready(Some(batch)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // ICMP errors of earlier sends arrive here too; the socket is as good as before.
                 Err(_) => this.socket.drops().add(EdgeDrop::UdpReceiveFailed, 1),
@@ -233,8 +250,12 @@ mod tests {
 
     fn collect(seen: &Seen) -> Rc<dyn Demux> {
         let seen = seen.clone();
-        Rc::new(move |arrived: &mut Batch<Datagram>| {
-            seen.borrow_mut().extend(arrived.drain().map(|d| (d.from, d.bytes.to_vec(), d.ecn)));
+        Rc::new(move |arrived: &mut Batch<Datagrams>| {
+            seen.borrow_mut().extend(
+                arrived
+                    .drain()
+                    .flat_map(|d| d.iter().map(|bytes| (d.from, bytes.to_vec(), d.ecn)).collect::<Vec<_>>()),
+            );
         })
     }
 
@@ -273,12 +294,13 @@ mod tests {
         reading(&universe, &receiver, collect(&seen));
         let bytes: Vec<u8> = (0..70u32 * 1000 + 13).map(|n| (n / 1000) as u8).collect();
 
-        let sent = sender.send_channel_data(receiver.local_addr(), 0x4007, &bytes, 1000);
+        let sent = sender.send_channel_data(receiver.local_addr(), 0x4007, &bytes, 1000, 0b01);
         let alone = sender.send_with_header(receiver.local_addr(), b"head", b"payload");
 
         assert_eq!((sent, alone), (Sent::Yes, Sent::Yes));
         universe.block_on(until("all datagrams", || seen.borrow().len() == 72));
-        for (n, (_, datagram, _)) in seen.borrow().iter().take(71).enumerate() {
+        for (n, (_, datagram, ecn)) in seen.borrow().iter().take(71).enumerate() {
+            assert_eq!(*ecn, 0b01);
             let length = if n == 70 { 13u16 } else { 1000 };
             assert_eq!(datagram[..4], [0x40, 0x07, length.to_be_bytes()[0], length.to_be_bytes()[1]]);
             assert_eq!(datagram[4..], vec![n as u8; usize::from(length)]);
@@ -364,7 +386,7 @@ mod tests {
         let (sender, receiver) = (open(&universe, "127.0.0.1:0"), open(&universe, "127.0.0.1:0"));
         let good = collect(&seen);
         let panicked = drops.clone();
-        let demux = move |arrived: &mut Batch<Datagram>| {
+        let demux = move |arrived: &mut Batch<Datagrams>| {
             if arrived.iter().any(|datagram| &datagram.bytes[..] == b"bad") {
                 panicked.set(panicked.get() + 1);
                 panic!("on purpose");

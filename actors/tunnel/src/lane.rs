@@ -5,18 +5,20 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use actors_network::{Datagram, Demux, LaneSockets, LaneTun, PacketSink};
+use actors_network::{Datagrams, Demux, HostPacket, Landing, LaneSockets, LaneTun, PacketSink};
 use actors_runtime::{Address, Drops, PacketSender};
-use protocol_packet::{Batch, Batches, Buffer, Pool};
+use protocol_packet::{Batch, Batches, Buffer, Ecn, Pool};
 use protocol_stun::NotWrapped;
 use protocol_traversal::{Path, RelaySlot, Via};
-use protocol_tunnel::{DatagramKind, classify, receiver};
+use protocol_tunnel::{DatagramKind, TunnelIndex, classify, receiver};
 use tokio::time::Instant;
 
-use crate::peer::{Inbound, Peer, PeerKept, PeerPackets};
+use crate::generations::Generations;
+use crate::peer::{Inbound, Peer, PeerCommand, PeerKept, PeerPackets};
 use crate::relay_link::{LinkCommand, LinkMachine, RelayLink};
 use crate::router::{Route, Router};
 
@@ -26,6 +28,10 @@ const BUFFER: usize = 2048;
 const HEADROOM: usize = 32;
 /// Buffers that a lane keeps when they are idle: 64 peers with a batch each.
 const KEEP_BUFFERS: usize = 4096;
+/// The largest GRO buffer.
+const LARGE: usize = 1 << 16;
+/// Of those, how many a lane keeps when they are idle.
+const KEEP_LARGE: usize = 8;
 /// Batches that a lane keeps when they are idle.
 const KEEP_BATCHES: usize = 256;
 
@@ -45,7 +51,7 @@ pub(crate) struct PeerPlace {
 /// A relay's place in the lane's table.
 pub(crate) struct LinkPlace {
     pub(crate) address: Address<RelayLink>,
-    pub(crate) packets: PacketSender<Batch<Datagram>>,
+    pub(crate) packets: PacketSender<Batch<Datagrams>>,
     pub(crate) machine: Rc<LinkMachine>,
 }
 
@@ -57,11 +63,15 @@ pub struct TunnelLane {
     tun: Rc<LaneTun>,
     drops: Drops,
     pool: Pool,
+    /// For several datagrams at once.
+    large: Pool,
     inbound: Batches<Inbound>,
-    outbound: Batches<Buffer>,
-    datagrams: Batches<Datagram>,
+    outbound: Batches<HostPacket>,
+    datagrams: Batches<Datagrams>,
+    landing: RefCell<Landing>,
     peers: RefCell<Vec<Option<PeerPlace>>>,
     links: RefCell<Vec<Option<LinkPlace>>>,
+    generations: Generations,
     router: RefCell<Router>,
     initiations: RefCell<Option<PacketSender<Batch<Inbound>>>>,
 }
@@ -98,14 +108,17 @@ impl TunnelLane {
             index,
             epoch,
             sockets,
+            landing: RefCell::new(Landing::new(tun.offload())),
             tun,
             drops,
             pool: Pool::new(BUFFER, HEADROOM, KEEP_BUFFERS),
+            large: Pool::new(LARGE, 0, KEEP_LARGE),
             inbound: Batches::new(KEEP_BATCHES),
             outbound: Batches::new(KEEP_BATCHES),
             datagrams: Batches::new(KEEP_BATCHES),
             peers: RefCell::default(),
             links: RefCell::default(),
+            generations: Generations::default(),
             router: RefCell::new(router),
             initiations: RefCell::default(),
         })
@@ -128,6 +141,20 @@ impl TunnelLane {
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// A buffer with these bytes, if there is one that holds so many.
+    fn buffer(&self, bytes: &[u8]) -> Option<Buffer> {
+        if bytes.len() <= BUFFER { self.pool.filled(bytes) } else { self.large.filled(bytes) }
+    }
+
+    /// Where packets from peers are decrypted. Whoever takes it leaves it empty.
+    pub(crate) fn landing(&self) -> &RefCell<Landing> {
+        &self.landing
+    }
+
+    pub(crate) fn generations(&self) -> &Generations {
+        &self.generations
     }
 
     pub(crate) fn router(&self) -> &RefCell<Router> {
@@ -176,6 +203,15 @@ impl TunnelLane {
         }
     }
 
+    /// An allocation of ours came or went: every peer looks at once which there are.
+    pub(crate) fn relays_changed(&self) {
+        self.each_peer(|_, place| {
+            if place.address.tell(PeerCommand::Relays).is_err() {
+                self.count("peer_command_lost", 1);
+            }
+        });
+    }
+
     pub(crate) fn put_link(&self, slot: RelaySlot, place: Option<LinkPlace>) {
         let mut links = self.links.borrow_mut();
         let slot = usize::from(slot.0);
@@ -201,13 +237,20 @@ impl TunnelLane {
 
     /// Sends datagrams of `segment` bytes each (the last may be shorter) on a path; 0 sends them as one.
     pub(crate) fn send(&self, path: Path, bytes: &[u8], segment: usize) {
+        self.send_marked(path, bytes, segment, Ecn::NotEct);
+    }
+
+    /// The same with the inner packets' ECN in the outer header (RFC 6040 section 4.1). A relay that follows RFC 8656
+    /// section 13 passes it on.
+    pub(crate) fn send_marked(&self, path: Path, bytes: &[u8], segment: usize, ecn: Ecn) {
         let segment = if segment == 0 { bytes.len().max(1) } else { segment };
         match path.via {
             Via::Direct => {
-                let _ = self.sockets.send(path.remote, bytes, segment);
+                let _ = self.sockets.send_marked(path.remote, bytes, segment, ecn.bits());
             }
             Via::Relay(slot) => {
-                let sent = self.with_link(slot, |link| self.send_through(link, path.remote, bytes, segment));
+                let sent = self
+                    .with_link(slot, |link| self.send_through(link, path.remote, bytes, segment, ecn.bits()));
                 if let Err(why) = sent.unwrap_or(Err(NotWrapped::NotAllocated)) {
                     let reason = match why {
                         NotWrapped::NotAllocated => "relay_not_allocated",
@@ -226,19 +269,20 @@ impl TunnelLane {
         remote: SocketAddr,
         bytes: &[u8],
         segment: usize,
+        ecn: u8,
     ) -> Result<(), NotWrapped> {
         let Some(allocation) = &link.machine.allocation else { return Err(NotWrapped::NotAllocated) };
         let mut allocation = allocation.borrow_mut();
         let relay = link.machine.config.address;
         if let Some(channel) = allocation.channel(remote) {
-            let _ = self.sockets.send_channel_data(relay, channel, bytes, segment);
+            let _ = self.sockets.send_channel_data(relay, channel, bytes, segment, ecn);
             return Ok(());
         }
         let mut framed = Vec::new();
         for datagram in bytes.chunks(segment) {
             framed.clear();
             allocation.wrap(remote, datagram, &mut framed)?;
-            let _ = self.sockets.send(relay, &framed, 0);
+            let _ = self.sockets.send_marked(relay, &framed, 0, ecn);
         }
         Ok(())
     }
@@ -258,8 +302,8 @@ impl TunnelLane {
         Inward { lane: self, slot: 0, batch: None }
     }
 
-    fn push_sealed(&self, slot: u16, batch: Batch<Buffer>) {
-        let packets = batch.len() as u64;
+    fn push_sealed(&self, slot: u16, batch: Batch<HostPacket>) {
+        let packets = batch.iter().map(HostPacket::packets).sum::<usize>() as u64;
         match self.with_peer(slot, |place| place.packets.push(PeerPackets::Seal(batch))) {
             Some(Ok(())) => {}
             Some(Err(_)) => self.count("peer_ring_full", packets),
@@ -268,7 +312,7 @@ impl TunnelLane {
     }
 
     /// Routes packets that waited, as if they had just come.
-    pub(crate) fn reroute(&self, packets: Vec<Buffer>) {
+    pub(crate) fn reroute(&self, packets: Vec<HostPacket>) {
         let mut batch = self.outbound.take();
         for packet in packets {
             if let Err(packet) = batch.push(packet) {
@@ -288,23 +332,45 @@ pub(crate) struct Inward<'a> {
 }
 
 impl Inward<'_> {
-    /// Hands over one datagram that came on `path`.
-    pub(crate) fn push(&mut self, path: Path, bytes: Buffer) {
-        let Some(kind) = classify(&bytes) else {
-            self.lane.count("not_wireguard", 1);
-            return;
-        };
-        let Some(index) = receiver(&bytes) else {
-            if kind == DatagramKind::Initiation {
-                self.flush();
-                self.initiation(path, bytes);
-            } else {
-                self.lane.count("not_wireguard", 1);
+    /// Hands over what came on a path, together.
+    pub(crate) fn push(&mut self, inbound: Inbound) {
+        let Inbound { path, bytes, stride, skip, ecn } = inbound;
+        // One source sends to one peer, as a rule. Through a relay it may be several.
+        let mut runs = Runs { bytes: &bytes, stride, skip, at: 0 };
+        let Some((first, mut run)) = runs.next() else { return };
+        if run.len() == bytes.len() {
+            return self.push_run(first, Inbound { path, bytes, stride, skip, ecn });
+        }
+        let mut kind = first;
+        loop {
+            let part = bytes.get(run).unwrap_or_default();
+            match self.lane.buffer(part) {
+                Some(bytes) => self.push_run(kind, Inbound { path, bytes, stride, skip, ecn }),
+                None => self.lane.count("not_wireguard", part.len().div_ceil(stride) as u64),
             }
-            return;
+            let Some(next) = runs.next() else { return };
+            (kind, run) = next;
+        }
+    }
+
+    /// The same with bytes that are part of something else; `false` when they are too many.
+    pub(crate) fn copy(&mut self, path: Path, bytes: &[u8], stride: usize, skip: usize, ecn: Ecn) -> bool {
+        let Some(bytes) = self.lane.buffer(bytes) else { return false };
+        self.push(Inbound { path, bytes, stride, skip, ecn });
+        true
+    }
+
+    fn push_run(&mut self, kind: For, inbound: Inbound) {
+        let index = match kind {
+            For::Table => {
+                self.flush();
+                return self.initiation(inbound);
+            }
+            For::Nobody => return self.lane.count("not_wireguard", inbound.count()),
+            For::Peer(index) => index,
         };
         if index.lane != self.lane.index {
-            self.lane.count("wrong_lane", 1);
+            self.lane.count("wrong_lane", inbound.count());
             return;
         }
         if self.slot != index.slot {
@@ -312,7 +378,7 @@ impl Inward<'_> {
             self.slot = index.slot;
         }
         let batch = self.batch.get_or_insert_with(|| self.lane.inbound.take());
-        if let Err(inbound) = batch.push(Inbound { path, bytes }) {
+        if let Err(inbound) = batch.push(inbound) {
             self.flush();
             let mut batch = self.lane.inbound.take();
             let _ = batch.push(inbound);
@@ -321,9 +387,9 @@ impl Inward<'_> {
     }
 
     /// An initiation names no peer: the table has to open it.
-    fn initiation(&self, path: Path, bytes: Buffer) {
+    fn initiation(&self, inbound: Inbound) {
         let mut batch = self.lane.inbound.take();
-        let _ = batch.push(Inbound { path, bytes });
+        let _ = batch.push(inbound);
         let pushed = self.lane.initiations.borrow().as_ref().map(|table| table.push(batch));
         if !matches!(pushed, Some(Ok(()))) {
             self.lane.count("initiations_full", 1);
@@ -333,7 +399,7 @@ impl Inward<'_> {
     /// Hands over what was collected.
     pub(crate) fn flush(&mut self) {
         let Some(batch) = self.batch.take() else { return };
-        let packets = batch.len() as u64;
+        let packets = batch.iter().map(Inbound::count).sum();
         match self.lane.with_peer(self.slot, |place| place.packets.push(PeerPackets::Open(batch))) {
             Some(Ok(())) => {}
             Some(Err(_)) => self.lane.count("peer_ring_full", packets),
@@ -342,19 +408,67 @@ impl Inward<'_> {
     }
 }
 
+/// Whom a datagram is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    Peer(TunnelIndex),
+    /// An initiation, which does not say whom it is for.
+    Table,
+    Nobody,
+}
+
+/// Consecutive datagrams that are for the same.
+struct Runs<'a> {
+    bytes: &'a [u8],
+    stride: usize,
+    skip: usize,
+    at: usize,
+}
+
+impl Runs<'_> {
+    fn who(&self, at: usize) -> Option<For> {
+        let end = self.bytes.len().min(at + self.stride);
+        let datagram = self.bytes.get(at..end).filter(|datagram| !datagram.is_empty())?;
+        let datagram = datagram.get(self.skip..).unwrap_or_default();
+        Some(match (receiver(datagram), classify(datagram)) {
+            (Some(index), _) => For::Peer(index),
+            (None, Some(DatagramKind::Initiation)) => For::Table,
+            (None, _) => For::Nobody,
+        })
+    }
+}
+
+impl Iterator for Runs<'_> {
+    type Item = (For, Range<usize>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (start, whom) = (self.at, self.who(self.at)?);
+        let mut end = start + self.stride;
+        // Each initiation goes its own way.
+        while whom != For::Table && self.who(end) == Some(whom) {
+            end += self.stride;
+        }
+        self.at = end;
+        Some((whom, start..end.min(self.bytes.len())))
+    }
+}
+
 /// The reader of the lane's sockets hands everything over here.
 impl Demux for TunnelLane {
-    fn datagrams(&self, arrived: &mut Batch<Datagram>) {
+    fn datagrams(&self, arrived: &mut Batch<Datagrams>) {
         let mut inward = self.inward();
-        let mut from_relay: Option<(RelaySlot, Batch<Datagram>)> = None;
+        let mut from_relay: Option<(RelaySlot, Batch<Datagrams>)> = None;
         for datagram in arrived.drain() {
-            // STUN starts with 0 or 1 and ChannelData with 0x40 to 0x4f: WireGuard's 1 is told apart by the address.
+            // STUN starts with 0 or 1 and ChannelData with 0x40 to 0x4f: WireGuard's 1 is told apart by the address. What
+            // came together came from one address.
             let link = match datagram.bytes.first() {
                 Some(0 | 1 | 0x40..=0x4f) => self.link_at(datagram.from),
                 _ => None,
             };
             let Some(slot) = link else {
-                inward.push(Path { via: Via::Direct, remote: datagram.from }, datagram.bytes);
+                let path = Path { via: Via::Direct, remote: datagram.from };
+                let (stride, ecn) = (datagram.stride, Ecn::from_bits(datagram.ecn));
+                inward.push(Inbound { path, bytes: datagram.bytes, stride, skip: 0, ecn });
                 continue;
             };
             match &mut from_relay {
@@ -383,9 +497,9 @@ impl TunnelLane {
         u8::try_from(slot).ok().map(RelaySlot)
     }
 
-    fn push_link(&self, batch: Option<(RelaySlot, Batch<Datagram>)>) {
+    fn push_link(&self, batch: Option<(RelaySlot, Batch<Datagrams>)>) {
         let Some((slot, batch)) = batch else { return };
-        let packets = batch.len() as u64;
+        let packets = batch.iter().map(Datagrams::count).sum::<usize>() as u64;
         if !matches!(self.with_link(slot, |link| link.packets.push(batch)), Some(Ok(()))) {
             self.count("relay_ring_full", packets);
         }
@@ -394,26 +508,28 @@ impl TunnelLane {
 
 /// The reader of the TUN queue hands everything over here.
 impl PacketSink for TunnelLane {
-    fn packets(&self, arrived: &mut Batch<Buffer>) {
+    fn packets(&self, arrived: &mut Batch<HostPacket>) {
         let mut slot = 0;
-        let mut batch: Option<Batch<Buffer>> = None;
+        let mut batch: Option<Batch<HostPacket>> = None;
+        let now = lasting_time();
         for mut packet in arrived.drain() {
-            let route = self.router.borrow_mut().route(&mut packet, &self.pool);
+            let route = self.router.borrow_mut().route(&mut packet, &self.pool, now);
             let to = match route {
                 Route::Peer(to) => to,
                 Route::Answer { reason, answer } => {
-                    self.count(reason, 1);
+                    self.count(reason, packet.packets() as u64);
                     let _ = self.tun.write(&answer);
                     continue;
                 }
                 Route::Wait(resource) => {
+                    let packets = packet.packets() as u64;
                     if let Some(full) = self.router.borrow_mut().hold(resource, packet) {
-                        self.count(full, 1);
+                        self.count(full, packets);
                     }
                     continue;
                 }
                 Route::Drop(reason) => {
-                    self.count(reason, 1);
+                    self.count(reason, packet.packets() as u64);
                     continue;
                 }
             };

@@ -1,5 +1,6 @@
 //! Tunnels: the peers of a node, their paths, and our ends at relays.
 
+mod generations;
 mod host;
 mod lane;
 mod peer;

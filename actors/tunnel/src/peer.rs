@@ -11,20 +11,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actors_network::{HostPacket, Landed, Landing, TUN_MTU};
 use actors_runtime::{Actor, Cx, Outlet};
 use protocol_control::{Candidate, CandidateKind, InnerAddresses};
-use protocol_filter::{FlowRecord, GatewayRules};
+use protocol_filter::{Fit, FlowRecord, GatewayRules, ReplyBuf, TooLong};
 use protocol_identity::{DeviceId, GatewayId, Secret32, WireguardKey, WireguardPublic};
-use protocol_packet::{Batch, Buffer};
+use protocol_packet::{Batch, Buffer, Checksum, CongestionLoss, Ecn, Ip, TcpPieces, carry_ecn, clamp_syn};
 use protocol_traversal::{
     Agent, AgentConfig, Hygiene, Output as PathOutput, Path, PathKind, ProbeKeys, Role,
 };
 use protocol_tunnel::{
-    ConnectionKeys, DatagramKind, Limiter, Opened, Output as TunnelOutput, Sealed, Tunnel, TunnelConfig,
-    TunnelIndex, classify,
+    ConnectionKeys, DatagramKind, Limiter, MIN_BUFFER, OVERHEAD, Opened, Output as TunnelOutput, Sealed,
+    Tunnel, TunnelConfig, TunnelIndex, classify,
 };
 
-use crate::lane::TunnelLane;
+use crate::lane::{TunnelLane, lasting_time};
 use crate::sender::Sender;
 use crate::side::{Side, SideOutput, Verdict};
 
@@ -33,12 +34,30 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// The largest probe.
 const PROBE: usize = 1500;
 
-/// A datagram with the path that it came on.
+/// Datagrams that came together on one path.
 pub struct Inbound {
     /// The path.
     pub path: Path,
-    /// The datagram.
+    /// The datagrams, one behind the other.
     pub bytes: Buffer,
+    /// Bytes of each; the last may be shorter.
+    pub stride: usize,
+    /// What a relay put before each.
+    pub skip: usize,
+    /// What their outer headers say about congestion.
+    pub ecn: Ecn,
+}
+
+impl Inbound {
+    /// Each of the datagrams.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes.chunks(self.stride.max(1)).map(|datagram| datagram.get(self.skip..).unwrap_or_default())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.bytes.len().div_ceil(self.stride.max(1)) as u64
+    }
 }
 
 /// What arrives through the packet mailbox, in arrival order.
@@ -46,7 +65,7 @@ pub enum PeerPackets {
     /// Opens datagrams from the network.
     Open(Batch<Inbound>),
     /// Seals packets from the host.
-    Seal(Batch<Buffer>),
+    Seal(Batch<HostPacket>),
 }
 
 /// Who the other end is.
@@ -143,6 +162,8 @@ pub struct PathSummary {
     pub remote: SocketAddr,
     /// Whether a probe was answered on it.
     pub proven: bool,
+    /// The longest packet that goes through the tunnel on it, bytes.
+    pub mtu: u16,
 }
 
 /// What outlives a peer's incarnations, in the lane's table.
@@ -151,11 +172,14 @@ pub(crate) struct PeerKept {
     pub(crate) side: RefCell<Side>,
     candidates: RefCell<Vec<Candidate>>,
     hygiene: RefCell<Hygiene>,
-    generation: Cell<u16>,
+    /// The generations that are used up are below this.
+    generation: Cell<u32>,
+    first_generation: u32,
 }
 
 impl PeerKept {
-    pub(crate) fn new(config: PeerConfig) -> Rc<Self> {
+    /// `generation`: those below were used with the same secret before.
+    pub(crate) fn new(config: PeerConfig, generation: u32) -> Rc<Self> {
         let side = match &config.rules {
             Some(rules) => Side::gateway(&config.inner, rules.clone()),
             None => Side::Client { slot: config.slot },
@@ -163,10 +187,28 @@ impl PeerKept {
         Rc::new(Self {
             candidates: RefCell::new(config.candidates.clone()),
             hygiene: RefCell::new(config.hygiene.clone()),
-            generation: Cell::new(0),
+            generation: Cell::new(generation),
+            first_generation: generation,
             side: RefCell::new(side),
             config,
         })
+    }
+
+    /// The generation that the next incarnation has.
+    pub(crate) fn next_generation(&self) -> u32 {
+        self.generation.get()
+    }
+
+    /// Takes the next generation. `None`: 65,536 incarnations have used them all up.
+    fn take_generation(&self) -> Option<u16> {
+        let generation = self.generation.get();
+        self.generation.set(generation.saturating_add(1));
+        u16::try_from(generation).ok()
+    }
+
+    /// Whether this is not the first incarnation.
+    fn is_restarted(&self) -> bool {
+        self.generation.get() > self.first_generation + 1
     }
 
     /// Whether `config` describes the same session, so that this peer can go on.
@@ -183,9 +225,14 @@ pub struct Peer {
     tunnel: Tunnel,
     agent: Agent,
     sender: Rc<RefCell<Sender>>,
-    to_host: Vec<Buffer>,
+    /// The longest packet that the path takes, inside the tunnel.
+    limit: usize,
+    fit: Fit,
+    too_long: ReplyBuf,
+    /// Bytes of the longest datagram sealed in this turn.
+    longest: usize,
     next_report: Duration,
-    reported: Option<(PathKind, SocketAddr, bool)>,
+    reported: Option<(PathKind, SocketAddr, bool, u16)>,
 }
 
 impl Peer {
@@ -211,16 +258,20 @@ impl Peer {
             Role::Client => (&keys.client_to_gateway, &keys.gateway_to_client),
             Role::Gateway => (&keys.gateway_to_client, &keys.client_to_gateway),
         };
+        // Keys of nobody instead of a counter twice: the connection lives on without probes.
+        let (generation, keys_left) =
+            kept.take_generation().map_or((0, false), |generation| (generation, true));
+        let nobody = [Secret32::new(rand::random()), Secret32::new(rand::random())];
+        let (send, receive) = if keys_left { (send, receive) } else { (&nobody[0], &nobody[1]) };
         let agent_config = AgentConfig {
             role,
             keys: ProbeKeys::new(send, receive),
-            generation: kept.generation.get(),
+            generation,
             local_index: TunnelIndex { slot: config.slot, lane: lane.index() }.receiver_index(),
             remote_index: Some(config.remote_index),
             hygiene: kept.hygiene.borrow().clone(),
             seed: rand::random(),
         };
-        kept.generation.set(kept.generation.get().wrapping_add(1));
         let tunnel = Tunnel::new(
             TunnelConfig {
                 private: config.private.clone(),
@@ -236,7 +287,10 @@ impl Peer {
             tunnel,
             sender,
             facts,
-            to_host: Vec::new(),
+            limit: usize::from(TUN_MTU),
+            fit: Fit::new(),
+            too_long: ReplyBuf::new(),
+            longest: 0,
             next_report: now,
             reported: None,
             lane,
@@ -264,14 +318,19 @@ impl Peer {
         }
     }
 
-    fn add_relays(&mut self, now: Duration) {
-        let mut slots = Vec::new();
+    /// Allocations that are there are paths, and those that are not are left at once.
+    fn follow_relays(&mut self, now: Duration) {
+        let mut there = Vec::new();
         self.lane.each_link(|slot, link| {
-            if link.machine.allocation.is_some() {
-                slots.push(slot);
+            if link.machine.is_allocated() {
+                there.push(slot);
             }
         });
-        for slot in slots {
+        let gone: Vec<_> = self.agent.relays().iter().filter(|slot| !there.contains(slot)).copied().collect();
+        for slot in gone {
+            self.agent.remove_relay(slot, now);
+        }
+        for slot in there {
             self.agent.add_relay(slot, now);
         }
     }
@@ -283,64 +342,135 @@ impl Peer {
 
     fn open(&mut self, mut batch: Batch<Inbound>, now: Duration) {
         let lane = self.lane.clone();
-        for Inbound { path, mut bytes } in batch.drain() {
-            if classify(&bytes) == Some(DatagramKind::Probe) {
-                if let Err(error) = self.agent.handle_probe(path, &bytes, now) {
-                    lane.count(error.reason(), 1);
+        let lasting = lasting_time();
+        let mut landing = lane.landing().borrow_mut();
+        landing.clear();
+        for inbound in batch.drain() {
+            let (path, source) = (inbound.path, inbound.path.remote.ip());
+            let mut proven = false;
+            for datagram in inbound.iter() {
+                if classify(datagram) == Some(DatagramKind::Probe) {
+                    if let Err(error) = self.agent.handle_probe(path, datagram, now) {
+                        lane.count(error.reason(), 1);
+                    }
+                    continue;
                 }
-                continue;
+                let Some(room) = landing.room(datagram.len().max(MIN_BUFFER)) else {
+                    lane.count("packet_too_long", 1);
+                    continue;
+                };
+                let opened = self.tunnel.open(source, datagram, room, now);
+                proven |= opened.proves_source();
+                match opened {
+                    Opened::Packet { len, source: _ } => {
+                        if carry_ecn(room.get_mut(..len).unwrap_or_default(), inbound.ecn).is_err() {
+                            lane.count(CongestionLoss::REASON, 1);
+                            landing.discard();
+                            continue;
+                        }
+                        if landing.take(len) == Landed::Apart {
+                            self.admit(&mut landing, now, lasting);
+                        }
+                        if landing.is_closed() {
+                            self.admit(&mut landing, now, lasting);
+                        }
+                        continue;
+                    }
+                    Opened::Reply { len, .. } => lane.send(path, room.get(..len).unwrap_or_default(), 0),
+                    Opened::Keepalive | Opened::Cookie => {}
+                    Opened::Dropped(dropped) => lane.count(dropped.reason(), 1),
+                }
+                landing.discard();
             }
-            let mut plain = lane.pool().take();
-            let opened = self.tunnel.open(path.remote.ip(), &bytes, plain.whole(), now);
-            if opened.proves_source() {
+            if proven {
                 self.agent.handle_received(path, now);
             }
-            match opened {
-                Opened::Packet { len, source: _ } => {
-                    plain.set_len(len);
-                    // The datagram's own buffer takes a refusal's text: it is no longer needed.
-                    bytes.clear();
-                    self.admit(plain, bytes, now);
-                }
-                Opened::Reply { len, .. } => {
-                    plain.set_len(len);
-                    lane.send(path, &plain, 0);
-                }
-                Opened::Keepalive | Opened::Cookie => {}
-                Opened::Dropped(dropped) => lane.count(dropped.reason(), 1),
-            }
         }
-        if !self.to_host.is_empty() {
-            lane.tun().write_batch(self.to_host.iter().map(|packet| &**packet));
-            self.to_host.clear();
-        }
+        self.admit(&mut landing, now, lasting);
     }
 
-    /// Lets a packet from the other end in, or not.
-    fn admit(&mut self, mut packet: Buffer, mut answer: Buffer, now: Duration) {
-        let verdict = self.kept.side.borrow_mut().admit(&mut packet, &mut answer, &self.lane);
-        match verdict {
-            Verdict::Forward => self.to_host.push(packet),
+    /// Lets the run from the other end in, or not, and begins the next.
+    fn admit(&mut self, landing: &mut Landing, now: Duration, lasting: Duration) {
+        let Some(mut run) = landing.run() else { return landing.begin() };
+        let kept = self.kept.clone();
+        let mut side = kept.side.borrow_mut();
+        let packets = run.packets() as u64;
+        match side.admit(&mut run, &self.lane, lasting) {
+            Verdict::Forward(length) => {
+                run.truncate(length);
+                if run.segment().is_none() {
+                    // A SYN tells its receiver how much to send to us, so it is our own limit that counts on both ways.
+                    clamp_syn(run.bytes_mut(), self.limit, Checksum::Full);
+                }
+                let _ = self.lane.tun().write_run(&mut run);
+            }
             Verdict::Answer(reason) => {
-                self.lane.count(reason, 1);
-                self.seal(&answer, now);
+                self.lane.count(reason, packets);
+                self.seal(side.answer(), now);
             }
-            Verdict::Drop(reason) => self.lane.count(reason, 1),
+            Verdict::Drop(reason) => self.lane.count(reason, packets),
+        }
+        landing.begin();
+    }
+
+    fn seal_batch(&mut self, mut batch: Batch<HostPacket>, now: Duration) {
+        let (kept, lasting) = (self.kept.clone(), lasting_time());
+        let mut side = kept.side.borrow_mut();
+        for mut packet in batch.drain() {
+            // Before it is translated: its sender has to recognise it in what it is told.
+            if !packet.fits(self.limit) && self.refuses_too_long(&packet, lasting) {
+                continue;
+            }
+            match side.release(&mut packet, lasting) {
+                Verdict::Forward(length) => {
+                    packet.truncate(length);
+                    self.seal_each(packet, now);
+                }
+                Verdict::Answer(reason) => {
+                    self.lane.count(reason, packet.packets() as u64);
+                    let _ = self.lane.tun().write(side.answer());
+                }
+                Verdict::Drop(reason) => self.lane.count(reason, packet.packets() as u64),
+            }
         }
     }
 
-    fn seal_batch(&mut self, mut batch: Batch<Buffer>, now: Duration) {
-        let mut answer = self.lane.pool().take();
-        for mut packet in batch.drain() {
-            let verdict = self.kept.side.borrow_mut().release(&mut packet, &mut answer);
-            match verdict {
-                Verdict::Forward => self.seal(&packet, now),
-                Verdict::Answer(reason) => {
-                    self.lane.count(reason, 1);
-                    let _ = self.lane.tun().write(&answer);
-                }
-                Verdict::Drop(reason) => self.lane.count(reason, 1),
+    /// Whether a packet that the path does not take is dropped; its sender is told then.
+    fn refuses_too_long(&mut self, packet: &HostPacket, lasting: Duration) -> bool {
+        let packets = packet.packets() as u64;
+        match self.fit.too_long(packet.bytes(), self.limit, lasting, &mut self.too_long) {
+            TooLong::Pieces(_) => return false,
+            TooLong::Reply(reason) => {
+                self.lane.count(reason, packets);
+                let _ = self.lane.tun().write(&self.too_long);
             }
+            TooLong::Drop(reason) => self.lane.count(reason, packets),
+        }
+        true
+    }
+
+    fn seal_each(&mut self, mut packet: HostPacket, now: Duration) {
+        if packet.segment().is_none() {
+            clamp_syn(packet.bytes_mut(), self.limit, Checksum::Full);
+        }
+        if !packet.fits(self.limit) {
+            return self.seal_pieces(packet.bytes(), now);
+        }
+        let Ok(mut segments) = packet.segments(self.limit) else {
+            return self.lane.count("packet_too_long", packet.packets() as u64);
+        };
+        while let Some(range) = segments.next(packet.bytes_mut()) {
+            self.seal(packet.bytes().get(range).unwrap_or_default(), now);
+        }
+    }
+
+    fn seal_pieces(&mut self, packet: &[u8], now: Duration) {
+        let pieces = Ip::parse(packet).ok().and_then(|ip| TcpPieces::new(ip.headers(), self.limit));
+        let Some(mut pieces) = pieces else { return self.lane.count(Fit::TOO_BIG, 1) };
+        let mut piece = self.lane.pool().take();
+        while let Some(length) = pieces.next_into(packet, piece.whole()) {
+            piece.set_len(length);
+            self.seal(&piece, now);
         }
     }
 
@@ -356,12 +486,15 @@ impl Peer {
             return;
         };
         let mut sender = self.sender.borrow_mut();
-        let Some(room) = sender.room(packet.len(), path, &self.lane) else {
+        let Some(room) = sender.room(packet.len(), Ecn::of(packet), path, &self.lane) else {
             self.lane.count("packet_too_long", 1);
             return;
         };
         match self.tunnel.seal(packet, room, now) {
-            Sealed::Datagram(len) => sender.pushed(len, path, &self.lane),
+            Sealed::Datagram(len) => {
+                self.longest = self.longest.max(len);
+                sender.pushed(len, path, &self.lane);
+            }
             Sealed::Queued => {}
             Sealed::Dropped(dropped) => self.lane.count(dropped.reason(), 1),
         }
@@ -375,18 +508,20 @@ impl Peer {
         self.drain_queued(now);
         self.agent_outputs(now);
         if let Some(path) = self.agent.selected() {
-            let mut sender = self.sender.borrow_mut();
-            if !sender.is_empty() {
+            self.sender.borrow_mut().flush(path, &lane);
+            if self.longest > 0 {
                 self.agent.handle_sent(now);
+                self.agent.handle_sent_size(std::mem::take(&mut self.longest), now);
             }
-            sender.flush(path, &lane);
         } else {
             let lost = self.sender.borrow_mut().discard();
             if lost > 0 {
                 lane.count("no_path", lost);
             }
         }
-        if now >= self.next_report {
+        let limit = usize::from(inner(self.agent.path_mtu()));
+        let changed = std::mem::replace(&mut self.limit, limit) != limit;
+        if changed || now >= self.next_report {
             self.next_report = now + REPORT_EVERY;
             self.report_path(now);
         }
@@ -472,8 +607,9 @@ impl Peer {
                 round_trip: report.rtt,
                 remote: report.path.remote,
                 proven: report.rtt.is_some(),
+                mtu: inner(report.mtu),
             };
-            let essence = (summary.kind, summary.remote, summary.proven);
+            let essence = (summary.kind, summary.remote, summary.proven, summary.mtu);
             if self.reported != Some(essence) {
                 self.reported = Some(essence);
                 tracing::debug!(slot = self.kept.config.slot, ?summary, "path");
@@ -483,6 +619,11 @@ impl Peer {
     }
 }
 
+/// The longest packet that a datagram of so many bytes carries.
+fn inner(datagram: u16) -> u16 {
+    datagram.saturating_sub(OVERHEAD as u16).min(TUN_MTU)
+}
+
 impl Actor for Peer {
     const KIND: &'static str = "Peer";
     type Command = PeerCommand;
@@ -490,11 +631,11 @@ impl Actor for Peer {
 
     fn started(&mut self, cx: &mut Cx<Self>) {
         let now = self.lane.now(cx.now());
-        self.add_relays(now);
+        self.follow_relays(now);
         let candidates = self.kept.candidates.borrow().clone();
         self.add_candidates(&candidates, now);
         // A device begins. After a panic either end does: waiting for the other would take 15 s.
-        if self.is_client() || self.kept.generation.get() > 1 {
+        if self.is_client() || self.kept.is_restarted() {
             self.tunnel.initiate(true, now);
         }
         self.settle(now, cx);
@@ -516,7 +657,7 @@ impl Actor for Peer {
                 let candidates = self.kept.candidates.borrow().clone();
                 self.add_candidates(&candidates, now);
             }
-            PeerCommand::Relays => self.add_relays(now),
+            PeerCommand::Relays => self.follow_relays(now),
             PeerCommand::NetworkChanged => self.agent.network_changed(now),
             PeerCommand::GrantsChanged => {}
         }
@@ -542,8 +683,8 @@ impl Actor for Peer {
 
     fn count(packets: &PeerPackets) -> u64 {
         match packets {
-            PeerPackets::Open(batch) => batch.len() as u64,
-            PeerPackets::Seal(batch) => batch.len() as u64,
+            PeerPackets::Open(batch) => batch.iter().map(Inbound::count).sum(),
+            PeerPackets::Seal(batch) => batch.iter().map(HostPacket::packets).sum::<usize>() as u64,
         }
     }
 }

@@ -6,9 +6,10 @@
 //!   flows and candidates that the lane's table kept.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actors_runtime::{Actor, Cx, Outlet};
@@ -71,8 +72,10 @@ pub enum TableCommand {
     Links(Vec<LinkConfig>),
     /// Lets addresses send to us through every relay.
     Permit(Vec<IpAddr>),
+    /// Only these addresses are still to send to us through relays.
+    Keep(Arc<HashSet<IpAddr>>),
     /// Client: where packets go has changed.
-    Route(RouterChange),
+    Route(Vec<RouterChange>),
     /// Our own network changed.
     NetworkChanged,
     /// Whoever fills the table began anew: report [`TableFact::Empty`], and what the links have. What is there stays.
@@ -135,7 +138,14 @@ impl PeerTable {
         cx.stop_child::<Peer>(&key);
         let kept = match old {
             Some(old) if old.kept.is_same_session(&config) => old.kept,
-            Some(_) | None => PeerKept::new(config),
+            old => {
+                let generations = self.lane.generations();
+                if let Some(old) = old {
+                    generations.remember(&old.kept.config.secret, old.kept.next_generation());
+                }
+                let generation = generations.resume(&config.secret);
+                PeerKept::new(config, generation)
+            }
         };
         self.lane.router().borrow_mut().add_peer(slot, &kept.config.inner);
         let (lane, limiter, sender) = (self.lane.clone(), self.limiter.clone(), self.sender.clone());
@@ -158,6 +168,7 @@ impl PeerTable {
         if let Some(place) = self.lane.put_peer(slot, None) {
             self.lane.router().borrow_mut().remove_peer(slot, &place.kept.config.inner);
             cx.stop_child::<Peer>(&slot.to_string());
+            self.lane.generations().remember(&place.kept.config.secret, place.kept.next_generation());
         }
     }
 
@@ -192,11 +203,7 @@ impl PeerTable {
             }
             self.start_link(config, cx);
         }
-        let mut slots = Vec::new();
-        self.lane.each_peer(|slot, _| slots.push(slot));
-        for slot in slots {
-            self.tell_peer(slot, PeerCommand::Relays);
-        }
+        self.lane.relays_changed();
     }
 
     fn start_link(&mut self, config: LinkConfig, cx: &mut Cx<Self>) {
@@ -228,9 +235,9 @@ impl PeerTable {
     }
 
     fn initiation(&self, inbound: Inbound) {
-        let Inbound { path, bytes } = inbound;
+        let (path, bytes) = (inbound.path, inbound.iter().next().unwrap_or_default());
         let mut reply = [0; COOKIE_SIZE];
-        match self.limiter.admit(path.remote.ip(), &bytes, &mut reply) {
+        match self.limiter.admit(path.remote.ip(), bytes, &mut reply) {
             Admission::Admitted => {}
             Admission::Cookie => {
                 self.lane.send(path, &reply, 0);
@@ -241,7 +248,7 @@ impl PeerTable {
                 return;
             }
         }
-        let sender = match peek_initiation(&self.private, &bytes) {
+        let sender = match peek_initiation(&self.private, bytes) {
             Ok(sender) => sender,
             Err(error) => {
                 self.lane.count(error.reason(), 1);
@@ -259,7 +266,7 @@ impl PeerTable {
             return;
         };
         let mut batch = Batch::new();
-        let _ = batch.push(Inbound { path, bytes });
+        let _ = batch.push(inbound);
         let pushed = self.lane.with_peer(slot, |place| place.packets.push(PeerPackets::Open(batch)));
         if !matches!(pushed, Some(Ok(()))) {
             self.lane.count("peer_ring_full", 1);
@@ -311,8 +318,9 @@ impl Actor for PeerTable {
             TableCommand::Hygiene { slot, hygiene } => self.tell_peer(slot, PeerCommand::Hygiene(hygiene)),
             TableCommand::Links(links) => self.links(links, cx),
             TableCommand::Permit(addresses) => self.tell_links(|| LinkCommand::Permit(addresses.clone())),
-            TableCommand::Route(change) => {
-                let released = self.lane.router().borrow_mut().change(change);
+            TableCommand::Keep(wanted) => self.tell_links(|| LinkCommand::Keep(wanted.clone())),
+            TableCommand::Route(changes) => {
+                let released = self.lane.router().borrow_mut().change_all(changes);
                 self.lane.reroute(released);
             }
             TableCommand::Announce => {

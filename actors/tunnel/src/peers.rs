@@ -11,6 +11,7 @@ mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actors_runtime::{Actor, Address, Cx, Never, Outlet, Reply};
@@ -30,6 +31,8 @@ use links::Link;
 /// How long a gateway's answer waits for a relay to confirm the permissions: two of its retransmissions. A relay that
 /// is silent for longer must not hold up what can also go directly.
 const PERMIT_WITHIN: Duration = Duration::from_millis(800);
+/// How often it is looked whom relays still have to let through to us. Permissions last five minutes.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// What the peers of a process can be told.
 pub enum PeersCommand {
@@ -82,7 +85,7 @@ pub enum PeersCommand {
         done: Reply<()>,
     },
     /// Client: where packets go has changed.
-    Route(RouterChange),
+    Route(Vec<RouterChange>),
     /// Our own network changed.
     NetworkChanged,
     /// What there is, for people.
@@ -203,6 +206,10 @@ impl Peers {
                 self.settle_waiting();
                 return;
             }
+            LinkChange::Released(address) => {
+                link.permitted.remove(&address);
+                return;
+            }
             LinkChange::Lost(reason) => {
                 tracing::warn!(slot = fact.slot.0, reason, "a relay is lost for now");
                 link.relayed.clear();
@@ -228,6 +235,18 @@ impl Peers {
                 }
             });
         }
+    }
+
+    /// Permissions at relays of whoever is gone run out.
+    fn sweep(&self, cx: &mut Cx<Self>) {
+        let sleep = cx.sleep(SWEEP_EVERY);
+        cx.spawn(sleep, |me, (), cx| {
+            let peers = me.peers.values().flat_map(|entry| &entry.config.candidates);
+            let peers = peers.map(|candidate| candidate.address.ip());
+            let waiting = me.waiting.iter().flat_map(|waiting| waiting.addresses.iter().copied());
+            me.tell(TableCommand::Keep(Arc::new(peers.chain(waiting).collect())), cx);
+            me.sweep(cx);
+        });
     }
 
     /// Answers those whose addresses every allocated relay has confirmed.
@@ -330,6 +349,7 @@ impl Actor for Peers {
     fn started(&mut self, cx: &mut Cx<Self>) {
         self.tell(TableCommand::Announce, cx);
         let _ = self.facts.tell(PeersFact::Began);
+        self.sweep(cx);
     }
 
     fn told(&mut self, command: PeersCommand, cx: &mut Cx<Self>) {
@@ -382,7 +402,7 @@ impl Actor for Peers {
                 self.candidates_changed();
             }
             PeersCommand::Permit { addresses, done } => self.permit(addresses, done, cx),
-            PeersCommand::Route(change) => self.tell(TableCommand::Route(change), cx),
+            PeersCommand::Route(changes) => self.tell(TableCommand::Route(changes), cx),
             PeersCommand::NetworkChanged => {
                 self.tell(TableCommand::NetworkChanged, cx);
                 self.candidates_changed();

@@ -6,14 +6,16 @@
 //! - When it dies: the machine stays in the lane's table and goes on; at worst a retransmission is late.
 
 use std::cell::RefCell;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use actors_network::Datagram;
+use actors_network::Datagrams;
 use actors_runtime::{Actor, Cx, Outlet};
 use protocol_identity::RelayId;
-use protocol_packet::Batch;
+use protocol_packet::{Batch, Ecn};
 use protocol_stun::{
     AllocationClient, AllocationConfig, BindingClient, BindingEvent, BindingOutput, Credentials, Event,
     Output, Received,
@@ -46,6 +48,8 @@ pub struct LinkConfig {
 pub enum LinkCommand {
     /// Lets these addresses send to us through the relay.
     Permit(Vec<IpAddr>),
+    /// Only these addresses are still wanted: what is not, twice in a row, is not asked for any more.
+    Keep(Arc<HashSet<IpAddr>>),
     /// Newer credentials, for the next allocation.
     Credentials(Credentials),
     /// Somebody on the lane gave the machine something to do.
@@ -84,6 +88,8 @@ pub enum LinkChange {
     },
     /// The relay lets this address through to us.
     Permitted(IpAddr),
+    /// Nobody wants this address any more: the relay's permission runs out.
+    Released(IpAddr),
     /// The relay refuses to let this address through.
     Refused(IpAddr),
     /// The allocation is gone; a new one is being made.
@@ -108,6 +114,12 @@ impl LinkMachine {
             binding: RefCell::new(BindingClient::new(BINDING_INTERVAL, rand::random())),
         })
     }
+
+    /// Whether the relay forwards to us.
+    pub(crate) fn is_allocated(&self) -> bool {
+        let allocation = self.allocation.as_ref();
+        allocation.is_some_and(|allocation| allocation.borrow().state() == protocol_stun::State::Allocated)
+    }
 }
 
 /// Our end at one relay.
@@ -115,13 +127,15 @@ pub struct RelayLink {
     lane: Rc<TunnelLane>,
     machine: Rc<LinkMachine>,
     facts: Outlet<LinkFact>,
+    /// What was not wanted when we were last told.
+    unwanted: BTreeSet<IpAddr>,
     retry: Option<Duration>,
     wait: Duration,
 }
 
 impl RelayLink {
     pub(crate) fn new(lane: Rc<TunnelLane>, machine: Rc<LinkMachine>, facts: Outlet<LinkFact>) -> Self {
-        Self { lane, machine, facts, retry: None, wait: FIRST_WAIT }
+        Self { lane, machine, facts, unwanted: BTreeSet::new(), retry: None, wait: FIRST_WAIT }
     }
 
     fn report(&self, what: LinkChange) {
@@ -193,6 +207,7 @@ impl RelayLink {
         match event {
             Event::Allocated { relayed, mapped, rtt } => {
                 self.wait = FIRST_WAIT;
+                self.lane.relays_changed();
                 self.report(LinkChange::Allocated { relayed });
                 self.report(LinkChange::Mapped { address: mapped, round_trip: rtt });
             }
@@ -201,6 +216,7 @@ impl RelayLink {
             Event::Bound(..) | Event::NotBound(..) => {}
             Event::Refused { peer, code: _ } => self.report(LinkChange::Refused(peer)),
             Event::Lost(lost) => {
+                self.lane.relays_changed();
                 self.report(LinkChange::Lost(format!("{lost:?}")));
                 self.retry = Some(now + self.wait);
                 self.wait = (self.wait * 2).min(LONGEST_WAIT);
@@ -212,7 +228,7 @@ impl RelayLink {
 impl Actor for RelayLink {
     const KIND: &'static str = "RelayLink";
     type Command = LinkCommand;
-    type Packets = Batch<Datagram>;
+    type Packets = Batch<Datagrams>;
 
     fn started(&mut self, cx: &mut Cx<Self>) {
         let now = self.lane.now(cx.now());
@@ -241,40 +257,64 @@ impl Actor for RelayLink {
                     }
                 }
             }
+            (LinkCommand::Keep(wanted), Some(allocation)) => {
+                let mut allocation = allocation.borrow_mut();
+                let unwanted: BTreeSet<IpAddr> =
+                    allocation.wanted().filter(|address| !wanted.contains(address)).collect();
+                for address in unwanted.intersection(&self.unwanted) {
+                    allocation.forget(*address);
+                    self.report(LinkChange::Released(*address));
+                }
+                self.unwanted = unwanted;
+            }
             (LinkCommand::Credentials(credentials), Some(allocation)) => {
                 allocation.borrow_mut().set_credentials(credentials);
             }
             (LinkCommand::Check, Some(allocation)) => allocation.borrow_mut().check(now),
             (LinkCommand::Check, None) => self.machine.binding.borrow_mut().probe(now),
             (LinkCommand::Report, _) => self.report_all(),
-            (LinkCommand::Permit(_) | LinkCommand::Credentials(_), None) | (LinkCommand::Drain, _) => {}
+            (LinkCommand::Permit(_) | LinkCommand::Keep(_) | LinkCommand::Credentials(_), None)
+            | (LinkCommand::Drain, _) => {}
         }
         self.drain(cx);
     }
 
-    fn received(&mut self, mut packets: Batch<Datagram>, cx: &mut Cx<Self>) {
+    fn received(&mut self, mut packets: Batch<Datagrams>, cx: &mut Cx<Self>) {
         let now = self.lane.now(cx.now());
         let slot = self.machine.config.slot;
         let mut control = false;
         let mut inward = self.lane.inward();
-        for mut datagram in packets.drain() {
-            if self.machine.binding.borrow_mut().handle_datagram(&datagram.bytes, now) {
-                control = true;
-                continue;
-            }
-            let Some(allocation) = &self.machine.allocation else {
-                cx.count_drop("relay_unexpected", 1);
-                continue;
-            };
-            let received = allocation.borrow_mut().handle_datagram(&datagram.bytes, now);
-            match received {
-                Received::Data { peer, payload } => {
-                    datagram.bytes.truncate(payload.end);
-                    datagram.bytes.advance(payload.start);
-                    inward.push(Path { via: Via::Relay(slot), remote: peer }, datagram.bytes);
+        for datagrams in packets.drain() {
+            let mut at = 0;
+            while at < datagrams.bytes.len() {
+                let run = channel_run(&datagrams, at);
+                let part = datagrams.bytes.get(at..at + run).unwrap_or_default();
+                let datagram = part.get(..datagrams.stride.min(part.len())).unwrap_or_default();
+                at += run;
+                if self.machine.binding.borrow_mut().handle_datagram(datagram, now) {
+                    control = true;
+                    continue;
                 }
-                Received::Handled => control = true,
-                Received::Dropped(reason) => cx.count_drop(reason.as_str(), 1),
+                let Some(allocation) = &self.machine.allocation else {
+                    cx.count_drop("relay_unexpected", run.div_ceil(datagrams.stride.max(1)) as u64);
+                    continue;
+                };
+                let received = allocation.borrow_mut().handle_datagram(datagram, now);
+                match received {
+                    Received::Data { peer, payload } => {
+                        let path = Path { via: Via::Relay(slot), remote: peer };
+                        let alone = part.len() <= datagrams.stride;
+                        let part = if alone { part.get(..payload.end).unwrap_or_default() } else { part };
+                        let (stride, ecn) = (datagrams.stride, Ecn::from_bits(datagrams.ecn));
+                        if !inward.copy(path, part, stride, payload.start, ecn) {
+                            cx.count_drop("packet_too_long", 1);
+                        }
+                    }
+                    Received::Handled => control = true,
+                    Received::Dropped(reason) => {
+                        cx.count_drop(reason.as_str(), run.div_ceil(datagrams.stride.max(1)) as u64);
+                    }
+                }
             }
         }
         inward.flush();
@@ -309,4 +349,21 @@ impl Actor for RelayLink {
             }
         }
     }
+}
+
+/// Bytes of the datagrams from `at` on that are whole messages of one channel, so that one header tells of all; at least
+/// one datagram.
+fn channel_run(datagrams: &Datagrams, at: usize) -> usize {
+    let bytes = datagrams.bytes.get(at..).unwrap_or_default();
+    let stride = datagrams.stride.max(1);
+    let channel = |datagram: &[u8]| {
+        let header = datagram.first_chunk::<4>()?;
+        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let whole = (0x40..0x50).contains(&header[0]) && length + header.len() == datagram.len();
+        whole.then_some([header[0], header[1]])
+    };
+    let mut each = bytes.chunks(stride);
+    let first = each.next().and_then(channel);
+    let more = each.take_while(|datagram| first.is_some() && channel(datagram) == first).count();
+    bytes.len().min((more + 1) * stride)
 }

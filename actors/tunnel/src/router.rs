@@ -1,16 +1,16 @@
 //! Which peer a packet of the host is for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
+use actors_network::HostPacket;
 use actors_runtime::Outlet;
 use ipnet::IpNet;
 use protocol_control::{InnerAddresses, TrafficFilter};
 use protocol_filter::{Access, ClientTable, Outward, PeerSlot, ReplyBuf};
 use protocol_identity::ResourceId;
 use protocol_packet::{Buffer, Pool};
-
-use crate::lane::lasting_time;
 
 /// Packets that wait for an answer of control, for all resources together. A TCP connection that opens sends one; a few
 /// hundred milliseconds of a small burst fit too.
@@ -28,7 +28,7 @@ pub enum Router {
 pub struct ClientRouter {
     table: ClientTable,
     reply: ReplyBuf,
-    waiting: VecDeque<(ResourceId, Buffer)>,
+    waiting: VecDeque<(ResourceId, HostPacket)>,
     ask: Outlet<ResourceId>,
 }
 
@@ -47,7 +47,7 @@ pub enum RouterChange {
         filters: Vec<TrafficFilter>,
     },
     /// Only these resources stay.
-    Retain(Vec<ResourceId>),
+    Retain(BTreeSet<ResourceId>),
     /// What is known about access to a resource; ends are on [`lasting_time`].
     Access {
         /// The resource.
@@ -110,21 +110,21 @@ impl Router {
         }
     }
 
-    pub(crate) fn route(&mut self, packet: &mut Buffer, pool: &Pool) -> Route {
+    pub(crate) fn route(&mut self, packet: &mut HostPacket, pool: &Pool, now: Duration) -> Route {
         match self {
-            Self::Gateway(by_address) => match destination(packet) {
+            Self::Gateway(by_address) => match destination(packet.bytes()) {
                 Some(address) => match by_address.get(&address) {
                     Some(slot) => Route::Peer(*slot),
                     None => Route::Drop("no_such_device"),
                 },
                 None => Route::Drop("malformed"),
             },
-            Self::Client(router) => router.route(packet, pool),
+            Self::Client(router) => router.route(packet, pool, now),
         }
     }
 
     /// Keeps a packet until access is decided; the reason if there is no room.
-    pub(crate) fn hold(&mut self, resource: ResourceId, packet: Buffer) -> Option<&'static str> {
+    pub(crate) fn hold(&mut self, resource: ResourceId, packet: HostPacket) -> Option<&'static str> {
         let Self::Client(router) = self else { return Some("no_such_device") };
         if router.waiting.len() >= WAITING {
             return Some("waiting_full");
@@ -134,7 +134,29 @@ impl Router {
     }
 
     /// Changes the table, and returns the packets that are to be routed again.
-    pub(crate) fn change(&mut self, change: RouterChange) -> Vec<Buffer> {
+    pub(crate) fn change_all(&mut self, changes: Vec<RouterChange>) -> Vec<HostPacket> {
+        let mut released = Vec::new();
+        let mut changes = changes.into_iter().peekable();
+        while let Some(change) = changes.next() {
+            let RouterChange::Put { resource, prefixes, filters } = change else {
+                released.extend(self.change(change));
+                continue;
+            };
+            // Each change of the prefixes builds their table anew: those that follow each other do so once.
+            let mut puts = vec![(resource, prefixes, filters)];
+            while let Some(RouterChange::Put { resource, prefixes, filters }) =
+                changes.next_if(|next| matches!(next, RouterChange::Put { .. }))
+            {
+                puts.push((resource, prefixes, filters));
+            }
+            if let Self::Client(router) = self {
+                router.table.put_all(puts);
+            }
+        }
+        released
+    }
+
+    fn change(&mut self, change: RouterChange) -> Vec<HostPacket> {
         let Self::Client(router) = self else { return Vec::new() };
         let decided = match change {
             RouterChange::Inner(inner) => {
@@ -164,18 +186,16 @@ impl Router {
         again.into_iter().map(|(_, packet)| packet).collect()
     }
 
-    /// Checks a packet that a gateway sent, and trims it.
-    pub(crate) fn admit(&mut self, slot: u16, packet: &mut Buffer) -> Result<(), &'static str> {
+    /// Checks a packet that a gateway sent; its own length.
+    pub(crate) fn admit(&self, slot: u16, packet: &[u8]) -> Result<usize, &'static str> {
         let Self::Client(router) = self else { return Err("no_such_device") };
-        let length = router.table.inward(packet, PeerSlot(slot.into())).map_err(|reason| reason.as_str())?;
-        packet.truncate(length);
-        Ok(())
+        router.table.inward(packet, PeerSlot(slot.into())).map_err(|reason| reason.as_str())
     }
 }
 
 impl ClientRouter {
-    fn route(&mut self, packet: &mut Buffer, pool: &Pool) -> Route {
-        match self.table.outward(packet, lasting_time(), &mut self.reply) {
+    fn route(&mut self, packet: &mut HostPacket, pool: &Pool, now: Duration) -> Route {
+        match self.table.outward(packet.bytes(), now, &mut self.reply) {
             Outward::ToPeer { peer, length } => {
                 packet.truncate(length);
                 match u16::try_from(peer.0) {

@@ -1,5 +1,6 @@
 //! Sealed datagrams on their way out: as many of one size as fit go to the kernel in one call.
 
+use protocol_packet::Ecn;
 use protocol_traversal::Path;
 use protocol_tunnel::{MIN_BUFFER, OVERHEAD};
 
@@ -16,21 +17,31 @@ pub(crate) struct Sender {
     len: usize,
     segment: usize,
     segments: usize,
+    ecn: Ecn,
 }
 
 impl Sender {
     pub(crate) fn new() -> Self {
-        Self { bytes: vec![0; CAPACITY + MIN_BUFFER].into_boxed_slice(), len: 0, segment: 0, segments: 0 }
+        let bytes = vec![0; CAPACITY + MIN_BUFFER].into_boxed_slice();
+        Self { bytes, len: 0, segment: 0, segments: 0, ecn: Ecn::NotEct }
     }
 
-    /// Room for a datagram that seals `packet` bytes; what was collected is sent first when there is none.
-    pub(crate) fn room(&mut self, packet: usize, path: Path, lane: &TunnelLane) -> Option<&mut [u8]> {
+    /// Room for a datagram that seals `packet` bytes marked with `ecn`; what was collected is sent first when there is
+    /// none, or when it is marked otherwise.
+    pub(crate) fn room(
+        &mut self,
+        packet: usize,
+        ecn: Ecn,
+        path: Path,
+        lane: &TunnelLane,
+    ) -> Option<&mut [u8]> {
         let needed = (packet + OVERHEAD).max(MIN_BUFFER);
         if needed > CAPACITY {
             return None;
         }
-        if self.len + needed > CAPACITY || self.segments == MAX_SEGMENTS {
+        if self.len + needed > CAPACITY || self.segments == MAX_SEGMENTS || self.ecn != ecn {
             self.flush(path, lane);
+            self.ecn = ecn;
         }
         self.bytes.get_mut(self.len..)
     }
@@ -62,11 +73,6 @@ impl Sender {
         self.segments = 0;
     }
 
-    /// Whether nothing was collected.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.segments == 0
-    }
-
     /// How many datagrams were collected; forgets them.
     pub(crate) fn discard(&mut self) -> u64 {
         let discarded = self.segments as u64;
@@ -77,7 +83,7 @@ impl Sender {
 
     fn send(&self, path: Path, lane: &TunnelLane) {
         if let (1.., Some(bytes)) = (self.segments, self.bytes.get(..self.len)) {
-            lane.send(path, bytes, self.segment);
+            lane.send_marked(path, bytes, self.segment, self.ecn);
         }
     }
 }

@@ -1,26 +1,35 @@
 //! What a peer's packets must pass, by which side we are on.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actors_network::{HostPacket, Run};
 use protocol_control::{GrantVersion, InnerAddresses};
 use protocol_filter::{
     FlowRecord, GatewayRules, Offload, Output, PeerFilter, PeerGrants, ReplyBuf, ShortPacket,
     Verdict as FilterVerdict,
 };
-use protocol_packet::Buffer;
 
 use crate::lane::{TunnelLane, lasting_time};
 
 /// What to do with a packet.
 pub(crate) enum Verdict {
-    /// Send it on.
-    Forward,
-    /// Count it, and send what the answer buffer holds back to where it came from.
+    /// Send so many bytes of it on.
+    Forward(usize),
+    /// Count it, and send [`Side::answer`] back to where it came from.
     Answer(&'static str),
     /// Count it.
     Drop(&'static str),
+}
+
+impl Verdict {
+    fn of(verdict: FilterVerdict) -> Self {
+        match verdict {
+            FilterVerdict::Forward { length } => Self::Forward(length),
+            FilterVerdict::Reply(reason) => Self::Answer(reason.as_str()),
+            FilterVerdict::Drop(reason) => Self::Drop(reason.as_str()),
+        }
+    }
 }
 
 /// What a side has to send by itself.
@@ -84,59 +93,39 @@ impl Side {
         }
     }
 
-    /// A packet that the other end sent.
-    pub(crate) fn admit(
-        &mut self,
-        packet: &mut Buffer,
-        answer: &mut Buffer,
-        lane: &Rc<TunnelLane>,
-    ) -> Verdict {
+    /// Packets that the other end sent, as one.
+    pub(crate) fn admit(&mut self, run: &mut Run<'_>, lane: &TunnelLane, now: Duration) -> Verdict {
         match self {
             Self::Gateway(side) => {
-                let verdict = side.filter.inward(packet, Offload::default(), lasting_time(), &mut side.reply);
-                match verdict {
-                    FilterVerdict::Forward { length } => {
-                        packet.truncate(length);
-                        Verdict::Forward
-                    }
-                    FilterVerdict::Reply(reason) => {
-                        answer.clear();
-                        // A reply is at most 1,280 bytes; the buffer holds 2,048.
-                        let _ = answer.extend(&side.reply);
-                        Verdict::Answer(reason.as_str())
-                    }
-                    FilterVerdict::Drop(reason) => Verdict::Drop(reason.as_str()),
-                }
+                let offload = Offload { checksum: run.checksum(), segment: run.segment() };
+                let verdict = side.filter.inward(run.bytes_mut(), offload, now, &mut side.reply);
+                Verdict::of(verdict)
             }
-            Self::Client { slot } => match lane.router().borrow_mut().admit(*slot, packet) {
-                Ok(()) => Verdict::Forward,
+            Self::Client { slot } => match lane.router().borrow().admit(*slot, run.bytes()) {
+                Ok(length) => Verdict::Forward(length),
                 Err(reason) => Verdict::Drop(reason),
             },
         }
     }
 
     /// A packet for the other end.
-    pub(crate) fn release(&mut self, packet: &mut Buffer, answer: &mut Buffer) -> Verdict {
+    pub(crate) fn release(&mut self, packet: &mut HostPacket, now: Duration) -> Verdict {
         match self {
             Self::Gateway(side) => {
-                let verdict =
-                    side.filter.outward(packet, Offload::default(), lasting_time(), &mut side.reply);
-                match verdict {
-                    FilterVerdict::Forward { length } => {
-                        packet.truncate(length);
-                        Verdict::Forward
-                    }
-                    FilterVerdict::Reply(reason) => {
-                        answer.clear();
-                        // A reply is at most 1,280 bytes; the buffer holds 2,048.
-                        let _ = answer.extend(&side.reply);
-                        Verdict::Answer(reason.as_str())
-                    }
-                    FilterVerdict::Drop(reason) => Verdict::Drop(reason.as_str()),
-                }
+                let offload = Offload { checksum: packet.checksum(), segment: packet.segment() };
+                let verdict = side.filter.outward(packet.bytes_mut(), offload, now, &mut side.reply);
+                Verdict::of(verdict)
             }
             // The router has already decided.
-            Self::Client { .. } => Verdict::Forward,
+            Self::Client { .. } => Verdict::Forward(packet.bytes().len()),
+        }
+    }
+
+    /// What goes back after [`Verdict::Answer`].
+    pub(crate) fn answer(&self) -> &[u8] {
+        match self {
+            Self::Gateway(side) => &side.reply,
+            Self::Client { .. } => &[],
         }
     }
 

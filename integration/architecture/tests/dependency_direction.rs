@@ -124,6 +124,43 @@ fn no_program_links_openssl_or_gpl_code() {
     assert!(against.is_empty(), "{against:#?}");
 }
 
+/// The quoted words of a list in `deny.toml`, without its comments.
+fn listed(deny: &str, list: &str) -> Vec<String> {
+    let (_, rest) = deny.split_once(&format!("\n{list} = [")).unwrap();
+    let (body, _) = rest.split_once("\n]").unwrap();
+    let lines = body.lines().filter(|line| !line.trim_start().starts_with('#'));
+    lines.filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
+}
+
+/// Whether an expression of licences holds with these: `OR` needs one of its parts, `AND` all of them.
+fn holds(expression: &str, allowed: &[String]) -> bool {
+    let expression = expression.replace('/', " OR ");
+    expression.split(" AND ").all(|part| {
+        let choices = part.trim_matches(|c: char| c == '(' || c == ')').split(" OR ");
+        choices.map(str::trim).any(|choice| allowed.iter().any(|one| one == choice))
+    })
+}
+
+#[test]
+fn what_the_programs_link_is_what_deny_toml_allows() {
+    let deny = std::fs::read_to_string(integration_architecture::root().join("deny.toml")).unwrap();
+    let (allowed, banned) = (listed(&deny, "allow"), listed(&deny, "deny"));
+    let workspace = Workspace::read().unwrap();
+    let mut against = Vec::new();
+
+    for program in ["postern", "postern-control", "postern-gateway", "postern-relay"] {
+        for package in workspace.closure(workspace.member(program).unwrap()) {
+            if !holds(&package.license, &allowed) || banned.contains(&package.name) {
+                against.push(format!("{program} links {} ({})", package.name, package.license));
+            }
+        }
+    }
+
+    assert!(allowed.len() > 5 && banned.contains(&"openssl-sys".to_owned()), "{allowed:?} {banned:?}");
+    assert!(!holds("GPL-3.0-only", &allowed) && !holds("MIT AND GPL-2.0", &allowed));
+    assert!(against.is_empty(), "{against:#?}");
+}
+
 #[test]
 fn the_lab_and_the_scenarios_link_nothing_that_they_test() {
     let workspace = Workspace::read().unwrap();

@@ -15,11 +15,13 @@ pub mod run;
 pub mod stats;
 pub mod suite;
 pub mod target;
+pub mod tools;
+pub mod tunnel;
 
 pub use options::Options;
 pub use suite::{Better, Bound, Chart, Figure, Measure, Need, Peer, Round, Setup, Suite, Target};
 
 /// Every suite that exists, in the order in which they run.
 pub fn suites() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(relay::Relay)]
+    vec![Box::new(tunnel::Tunnel), Box::new(relay::Relay)]
 }

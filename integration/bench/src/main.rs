@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use integration_bench::{Options, options::USAGE};
+use integration_bench::{Options, options::USAGE, tools::Tool};
 
 #[derive(Parser)]
 #[command(
@@ -12,6 +12,8 @@ use integration_bench::{Options, options::USAGE};
     about = "Measures Postern and its peers, interleaved, on this machine"
 )]
 struct Arguments {
+    #[command(subcommand)]
+    tool: Option<Tool>,
     #[command(flatten)]
     options: Options,
 }
@@ -24,7 +26,11 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    integration_bench::run::run(&arguments.options).unwrap_or_else(|error| {
+    let outcome = match &arguments.tool {
+        Some(tool) => tool.run().map(|()| ExitCode::SUCCESS),
+        None => integration_bench::run::run(&arguments.options),
+    };
+    outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })

@@ -16,7 +16,7 @@ pub struct Options {
     #[arg(long, value_name = "SUITES", value_delimiter = ',')]
     pub only: Vec<String>,
     /// How long one measurement takes
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub secs: u64,
     /// How often each is taken, ours and the peers in turn; figures are medians
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=99))]

@@ -123,7 +123,7 @@ mod tests {
     use anyhow::bail;
 
     use super::*;
-    use crate::suite::{Bound, Figure, Measure, Target};
+    use crate::suite::{Bound, Chart, Figure, Measure, Target};
 
     type Order = Rc<RefCell<Vec<&'static str>>>;
 
@@ -174,6 +174,10 @@ mod tests {
             let ratio = Measure::Ratio(("speed", "ours"), ("speed", "theirs"));
             vec![Target::new("twice as fast", ratio, Bound::AtLeast(2.0))]
         }
+        fn charts(&self) -> Vec<Chart> {
+            let chart = |name, figures| Chart { name, title: "Speed", figures };
+            vec![chart("speed", vec!["speed"]), chart("none", vec!["weight"])]
+        }
         fn peers(&self, _setup: &Setup) -> Result<Vec<Box<dyn Peer>>> {
             let peer =
                 |id, value| Box::new(Fixed { id, value, order: Rc::clone(&self.order) }) as Box<dyn Peer>;
@@ -209,20 +213,43 @@ mod tests {
         assert!(results.targets[0].held);
     }
 
-    #[test]
-    fn results_are_json_with_a_schema() {
-        let (results, _) = result();
-        let machine = Machine::look();
-        let all = Results {
+    fn whole() -> Results {
+        Results {
             schema: SCHEMA,
-            command: "x".into(),
+            command: "cargo xtask bench --only pretend".into(),
             at: String::new(),
-            commit: String::new(),
-            machine,
+            commit: "0123abcd".into(),
+            machine: Machine::look(),
             secs: 1,
             rounds: 3,
-            suites: vec![results],
-        };
+            suites: vec![result().0],
+        }
+    }
+
+    #[test]
+    fn a_published_suite_has_a_page_its_values_and_the_charts_that_have_something_to_show() {
+        let folder = tempfile::tempdir().unwrap();
+        let results = whole();
+        let suite: Box<dyn Suite> = Box::new(Pretend { order: Order::default() });
+
+        publish::publish(&results, &[suite], &folder.path().join("new")).unwrap();
+
+        let read = |name: &str| std::fs::read_to_string(folder.path().join("new").join(name));
+        let page = read("pretend.md").unwrap();
+        assert!(page.contains("![Speed](pretend-speed.svg)") && !page.contains("pretend-none.svg"), "{page}");
+        assert!(
+            page.contains("0123abcd") && page.contains(&results.machine.kernel) && page.contains("--publish")
+        );
+        assert!(page.contains("| twice as fast | 2 | >= 2 | held |"), "{page}");
+        let values: serde_json::Value = serde_json::from_str(&read("pretend.json").unwrap()).unwrap();
+        assert_eq!(values["suites"][0]["suite"], "pretend");
+        assert!(read("pretend-speed.svg").unwrap().starts_with("<svg"));
+        assert!(read("pretend-none.svg").is_err());
+    }
+
+    #[test]
+    fn results_are_json_with_a_schema() {
+        let all = whole();
 
         let value: serde_json::Value = serde_json::from_str(&all.json().unwrap()).unwrap();
 

@@ -242,6 +242,15 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// Takes cases that need the same preparation; when that fails, it is noted and the next part goes on.
+    pub fn part(&mut self, what: &str, take: impl FnOnce(&mut Self) -> Result<()>) {
+        if let Err(error) = take(self) {
+            integration_lab::signals::rest_when_interrupted();
+            eprintln!("[{}/{}] {}: {what}: FAILED: {error:#}", self.number, self.setup.rounds, self.label);
+            self.failed(what, &error);
+        }
+    }
+
     /// Records a value of a figure of this peer.
     pub fn record(&mut self, figure: &str, value: f64) -> Result<()> {
         let known = self.known.iter().find(|known| known.id == figure);

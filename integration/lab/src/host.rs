@@ -152,6 +152,11 @@ impl Host {
         Ok(())
     }
 
+    /// Lets packets leave an interface one by one, as on a wire, instead of many as one that is cut at the far end.
+    pub fn send_singly(&self, interface: &str) -> Result<()> {
+        self.ip(&format!("link set {interface} gso_max_segs 1"))
+    }
+
     /// Runs a command to its end and returns what it said, whether it succeeded or not.
     pub fn try_run(&self, argv: &[impl AsRef<OsStr>]) -> Result<Done> {
         self.try_run_for(argv, Duration::from_secs(60))

@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{Host, Lab};
 
@@ -80,6 +80,27 @@ impl Router {
     pub fn set(&self, plan: impl Into<RouterPlan>) -> Result<()> {
         self.host.nft(&rules(plan.into()))?;
         self.tool(&["forget-connections", "--udp"])
+    }
+
+    /// Drops UDP that is longer than so many bytes, headers included, and tells nobody: a black hole. `None` ends it.
+    /// Hosts must send each packet by itself ([`Host::send_singly`]): what they leave to be cut later counts as one.
+    pub fn swallow_longer_than(&self, bytes: Option<u32>) -> Result<()> {
+        let rule = bytes.map_or_else(String::new, |bytes| {
+            format!("meta l4proto udp meta length > {bytes} counter name swallowed drop")
+        });
+        self.host.nft(&format!(
+            "table inet lab_mtu\ndelete table inet lab_mtu\ntable inet lab_mtu {{\n counter swallowed {{ }}\n \
+             chain forward {{\n  type filter hook forward priority filter - 2\n  {rule}\n }}\n}}\n"
+        ))
+    }
+
+    /// How many packets were longer.
+    pub fn swallowed(&self) -> Result<u64> {
+        let counters =
+            self.host.run(&["nft", "-j", "list", "counter", "inet", "lab_mtu", "swallowed"])?.json()?;
+        let items = counters["nftables"].as_array().context("nft printed no list")?;
+        let counter = items.iter().find_map(|item| item.get("counter")).context("nft printed no counter")?;
+        counter["packets"].as_u64().context("a counter without packets")
     }
 
     /// Forgets all connections, as a router does that was switched off and on.

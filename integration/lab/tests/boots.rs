@@ -15,10 +15,11 @@ const UNIT: &str = "[Service]\nDynamicUser=yes\nAmbientCapabilities=CAP_NET_ADMI
 
 #[test]
 fn a_booted_system_starts_its_services_again() {
-    if privilege() != Privilege::Root {
-        eprintln!("skipped: booting a system needs root on the machine");
-        return;
-    }
+    assert_eq!(
+        privilege(),
+        Privilege::Root,
+        "booting a system needs root on the machine: sudo -E env PATH=\"$PATH\" cargo test -p integration-lab --test boots"
+    );
     let street = street(Nat::PortRestricted);
     let booted = street
         .lab

@@ -59,6 +59,13 @@ impl Node {
         Ok(sum_of(&self.metrics()?, name, labels))
     }
 
+    /// `<program> status --json`.
+    pub fn status(&self) -> Result<Value> {
+        let program = program(self.program)?.display().to_string();
+        let run_dir = self.run_dir.display().to_string();
+        self.host.run(&[program.as_str(), "status", "--json", "--run-dir", &run_dir])?.json()
+    }
+
     /// `<program> actors --json`.
     pub fn actors(&self) -> Result<Value> {
         let program = program(self.program)?.display().to_string();

@@ -25,6 +25,8 @@ fn the_direct_path_needs_no_ipv6() {
     steps::relay_then_direct(&mut world).unwrap();
 }
 
+/// Such a pair becomes direct when the first packets of both ends pass each other, which takes a way of some length: the
+/// lab has none, `protocol/traversal/tests/paths.rs` has.
 #[test]
 fn a_router_that_takes_early_packets_for_itself_does_not_cost_the_connection() {
     let nat = RouterPlan { ipv6: false, ..Nat::Unfiltered.into() };

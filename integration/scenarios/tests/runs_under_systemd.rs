@@ -67,10 +67,11 @@ fn served_within(world: &World, booted: &Booted, limit: Duration) -> Duration {
 
 #[test]
 fn the_unit_serves_without_root_and_comes_back_when_it_is_killed_or_hangs() {
-    if privilege() != Privilege::Root {
-        eprintln!("skipped: booting a system needs root on the machine");
-        return;
-    }
+    assert_eq!(
+        privilege(),
+        Privilege::Root,
+        "booting a system needs root on the machine: sudo -E env PATH=\"$PATH\" cargo xtask test --only scenarios runs_under_systemd"
+    );
     let mut world = World::lay_out(Lab::unique().unwrap(), Plan::default()).unwrap();
     world.start_control().unwrap();
     world.configure().unwrap();

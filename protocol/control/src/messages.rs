@@ -247,7 +247,8 @@ pub struct GatewayState {
     pub site: String,
     /// The gateway's tunnel addresses.
     pub addresses: InnerAddresses,
-    /// The whole set of grants: what is not in it is dropped.
+    /// The whole set of grants: what is not in it is dropped. They stand in the order in which they were asked for, so
+    /// that of a device's offers the one of its living process is the last.
     pub grants: Vec<Authorize>,
     /// Where to allocate.
     pub relays: Vec<RelayOffer>,

@@ -1,5 +1,6 @@
 //! A client's table: which peer serves which destination, and what is to be done where none does.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -67,6 +68,7 @@ struct Entry {
 pub struct ClientTable {
     inner: Vec<IpAddr>,
     entries: Vec<Entry>,
+    places: HashMap<ResourceId, usize>,
     index: Index,
 }
 
@@ -84,33 +86,43 @@ impl ClientTable {
     /// Adds a resource, or replaces its prefixes and filters; what is known about access stays. Names have the
     /// prefixes of their mapped addresses.
     pub fn put(&mut self, resource: ResourceId, prefixes: Vec<IpNet>, filters: Vec<TrafficFilter>) {
-        match self.entries.iter_mut().find(|entry| entry.resource == resource) {
-            Some(entry) => (entry.prefixes, entry.filters) = (prefixes, filters),
-            None => {
-                let access = Access::Unknown;
-                self.entries.push(Entry { resource, prefixes, filters, access, served_by: None });
+        self.put_all([(resource, prefixes, filters)]);
+    }
+
+    /// [`Self::put`] for many at once, which costs little more than for one.
+    pub fn put_all(&mut self, all: impl IntoIterator<Item = (ResourceId, Vec<IpNet>, Vec<TrafficFilter>)>) {
+        for (resource, prefixes, filters) in all {
+            match self.entry(resource) {
+                Some(entry) => (entry.prefixes, entry.filters) = (prefixes, filters),
+                None => {
+                    let access = Access::Unknown;
+                    self.places.insert(resource, self.entries.len());
+                    self.entries.push(Entry { resource, prefixes, filters, access, served_by: None });
+                }
             }
         }
         self.rebuild();
     }
 
+    fn entry(&mut self, resource: ResourceId) -> Option<&mut Entry> {
+        self.places.get(&resource).and_then(|at| self.entries.get_mut(*at))
+    }
+
     /// Removes a resource.
     pub fn remove(&mut self, resource: ResourceId) {
-        self.entries.retain(|entry| entry.resource != resource);
-        self.rebuild();
+        self.retain(|kept| kept != resource);
     }
 
     /// Keeps only the resources for which `keep` says so.
     pub fn retain(&mut self, mut keep: impl FnMut(ResourceId) -> bool) {
         self.entries.retain(|entry| keep(entry.resource));
+        self.places = self.entries.iter().enumerate().map(|(at, entry)| (entry.resource, at)).collect();
         self.rebuild();
     }
 
     /// Sets what is known about access; `false` when there is no such resource.
     pub fn set(&mut self, resource: ResourceId, access: Access) -> bool {
-        let Some(entry) = self.entries.iter_mut().find(|entry| entry.resource == resource) else {
-            return false;
-        };
+        let Some(entry) = self.entry(resource) else { return false };
         entry.access = access;
         if let Access::Granted(peer) = access {
             entry.served_by = Some(peer);
@@ -120,7 +132,7 @@ impl ClientTable {
 
     /// What is known about access to a resource.
     pub fn access(&self, resource: ResourceId) -> Option<Access> {
-        self.entries.iter().find(|entry| entry.resource == resource).map(|entry| entry.access)
+        self.places.get(&resource).and_then(|at| self.entries.get(*at)).map(|entry| entry.access)
     }
 
     /// A peer is gone: what it served is unknown again.

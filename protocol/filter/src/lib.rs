@@ -15,6 +15,7 @@
 mod address;
 mod bucket;
 mod client;
+mod fit;
 mod flow;
 mod flows;
 mod fuzz;
@@ -27,6 +28,7 @@ mod rules;
 mod table;
 
 pub use client::{Access, ClientTable, Outward, PeerSlot};
+pub use fit::{Fit, TooLong};
 pub use flow::{Endpoint, FlowEnd, FlowRecord};
 pub use fuzz::fuzz_filter;
 pub use grant::{Destination, GrantSpec, GrantVersion, Service, TrafficFilter};

@@ -39,6 +39,19 @@ pub(crate) enum NoQuestion {
     Refused(Vec<u8>),
 }
 
+/// Whether the first name of a message is written in labels alone. Nothing but the header stands before it, so a
+/// pointer (RFC 1035 section 4.1.4) points into that, or at itself, and what it means changes with the header.
+fn is_spelled_out(mut name: &[u8]) -> bool {
+    while let [length, rest @ ..] = name {
+        match length {
+            0 => return true,
+            1..=63 => name = rest.get(usize::from(*length)..).unwrap_or_default(),
+            64.. => return false,
+        }
+    }
+    false
+}
+
 impl Question {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, NoQuestion> {
         let header = bytes.first_chunk::<HEADER>().ok_or(NoQuestion::Ignored)?;
@@ -52,6 +65,9 @@ impl Question {
         // One question, and answers to nothing (RFC 9619).
         let counts = [header[4], header[5], header[6], header[7], header[8], header[9]];
         if counts != [0, 1, 0, 0, 0, 0] {
+            return refused(ResponseCode::FormErr);
+        }
+        if !is_spelled_out(&bytes[HEADER..]) {
             return refused(ResponseCode::FormErr);
         }
         let Ok(message) = Message::from_vec(bytes) else { return refused(ResponseCode::FormErr) };

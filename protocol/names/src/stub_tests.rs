@@ -135,6 +135,20 @@ fn a_resource_is_answered_with_mapped_addresses_once_access_is_granted() {
 }
 
 #[test]
+fn a_name_that_points_into_the_header_is_refused() {
+    let mut bench = Bench::new(&[1]);
+    let mut pointing = question(0x0007, "a.b", RecordType::A);
+    let end = 12 + "1a1b".len();
+    assert_eq!(pointing[end], 0);
+    pointing.splice(end..=end, [0xc0, 0x00]);
+
+    let told = bench.ask(&pointing, udp(1), ms(0));
+
+    let [Output::Answer { bytes, .. }] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(Message::from_vec(bytes).unwrap().metadata.response_code, ResponseCode::FormErr);
+}
+
+#[test]
 fn a_family_that_the_real_name_lacks_has_no_records() {
     let mut bench = Bench::new(&[1]);
     bench.ask(&question(1, WIKI, RecordType::A), udp(1), ms(0));

@@ -14,6 +14,8 @@
 mod batch;
 mod build;
 mod checksum;
+mod cut;
+mod ecn;
 mod icmp;
 mod ip;
 mod malformed;
@@ -27,10 +29,12 @@ mod transport;
 pub use batch::{BATCH, Batch, Batches, IntoIter};
 pub use build::{NotBuilt, TcpSegment, echo_reply, echo_request, tcp, udp};
 pub use checksum::{Sum, update, update_partial};
+pub use cut::TcpPieces;
+pub use ecn::{CongestionLoss, Ecn, carry_ecn};
 pub use icmp::{Icmp, IcmpKind};
 pub use ip::{Headers, Ip, Transport, Version};
 pub use malformed::Malformed;
-pub use mss::clamp_mss;
+pub use mss::{clamp_mss, clamp_syn};
 pub use pool::{Buffer, Detached, Pool};
 pub use quote::{Quote, Quoted};
 pub use refuse::{IcmpError, icmp_error, reset, reset_for};
@@ -64,6 +68,13 @@ pub fn fuzz_ip(input: &[u8]) {
         }
     }
     let _ = echo_reply(&mut reply, &ip);
+    if let Some(mut pieces) = TcpPieces::new(&headers, 600) {
+        while let Some(length) = pieces.next_into(ip.bytes(), &mut reply) {
+            let piece = reply.get(..length).unwrap_or_default();
+            debug_assert!(length <= 600 && Ip::parse(piece).is_ok(), "we cut a piece that we would refuse");
+        }
+    }
+    let _ = carry_ecn(&mut copy, Ecn::Ce);
     for checksum in [Checksum::Full, Checksum::Partial] {
         clamp_mss(&mut copy, &headers, 1220, checksum);
         let change = Rewrite {

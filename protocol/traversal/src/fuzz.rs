@@ -118,7 +118,10 @@ pub fn fuzz_agents(data: &[u8]) {
             3 => agent.remove_relay(RelaySlot(argument & 1), now),
             4 => agent.set_remote_index(u32::from(argument) << 8, now),
             5 => agent.handle_received(path(argument), now),
-            6 => agent.handle_sent(now),
+            6 => {
+                agent.handle_sent(now);
+                agent.handle_sent_size(usize::from(argument) * 8, now);
+            }
             7 => agent.network_changed(now),
             8 => {
                 let _ = agent.handshake_paths(now);

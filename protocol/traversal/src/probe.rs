@@ -9,7 +9,8 @@
 //!
 //! sealed content, 40 bytes and padding:
 //!  0  kind        u8       1 probe, 2 answer
-//!  1  flags       u8       bit 0: the sender sends its data on this path
+//!  1  flags       u8       bit 0: the sender sends its data on this path; bit 1: it tries its direct paths when this
+//!                          arrives, so the receiver should, too
 //!  2  size        u16 LE   answer: bytes of the datagram that it answers
 //!  4  choice      u32 LE   how many paths the client has chosen so far, as far as the sender knows
 //!  8  id          u64 LE   probe: its counter; answer: the counter of the probe
@@ -97,7 +98,7 @@ impl Counter {
 /// What is inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
-    Probe { chosen: bool, choice: u32, sender: u32 },
+    Probe { chosen: bool, meet: bool, choice: u32, sender: u32 },
     Answer { id: u64, size: u16, observed: SocketAddr, sender: u32 },
 }
 
@@ -177,7 +178,9 @@ fn nonce(counter: u64) -> Nonce {
 fn write(content: &Content, counter: u64) -> [u8; CONTENT] {
     let mut out = [0u8; CONTENT];
     let (kind, flags, size, choice, id, sender) = match *content {
-        Content::Probe { chosen, choice, sender } => (1, u8::from(chosen), 0, choice, counter, sender),
+        Content::Probe { chosen, meet, choice, sender } => {
+            (1, u8::from(chosen) | u8::from(meet) << 1, 0, choice, counter, sender)
+        }
         Content::Answer { id, size, sender, .. } => (2, 0, size, 0, id, sender),
     };
     out[0] = kind;
@@ -209,7 +212,7 @@ fn read(plain: &[u8]) -> Option<(u64, Content)> {
     let content = match plain.first()? {
         1 => {
             let choice = u32::from_le_bytes(plain.get(4..8)?.try_into().ok()?);
-            Content::Probe { chosen: flags & 1 == 1, choice, sender }
+            Content::Probe { chosen: flags & 1 != 0, meet: flags & 2 != 0, choice, sender }
         }
         2 => {
             let size = u16::from_le_bytes(plain.get(2..4)?.try_into().ok()?);
@@ -251,7 +254,8 @@ mod tests {
     fn what_is_sealed_reads_back_at_the_other_end_whatever_its_size() {
         let (client, gateway) = ends();
         let contents = [
-            Content::Probe { chosen: true, choice: 9, sender: 0x0102_0300 },
+            Content::Probe { chosen: true, meet: false, choice: 9, sender: 0x0102_0300 },
+            Content::Probe { chosen: false, meet: true, choice: 9, sender: 0x0102_0300 },
             Content::Answer { id: 5, size: 1452, observed: "198.51.100.1:500".parse().unwrap(), sender: 1 },
             Content::Answer { id: 5, size: 68, observed: "[2001:db8::1]:500".parse().unwrap(), sender: 1 },
         ];
@@ -273,7 +277,7 @@ mod tests {
     fn any_changed_byte_is_noticed() {
         let (client, gateway) = ends();
         let mut buffer = [0u8; PROBE_SIZE];
-        let content = Content::Probe { chosen: false, choice: 0, sender: 1 };
+        let content = Content::Probe { chosen: false, meet: false, choice: 0, sender: 1 };
         seal(&client, 1, counter(1), &content, PROBE_SIZE, &mut buffer).unwrap();
 
         for at in 0..PROBE_SIZE {
@@ -287,7 +291,7 @@ mod tests {
     fn a_probe_is_not_opened_by_the_end_that_sealed_it() {
         let (client, _) = ends();
         let mut buffer = [0u8; PROBE_SIZE];
-        let content = Content::Probe { chosen: false, choice: 0, sender: 1 };
+        let content = Content::Probe { chosen: false, meet: false, choice: 0, sender: 1 };
         seal(&client, 1, counter(1), &content, PROBE_SIZE, &mut buffer).unwrap();
 
         assert_eq!(open(&client, &buffer), Err(ProbeError::NotAuthentic), "no reflection");

@@ -15,8 +15,9 @@ const ROUND: Duration = Duration::from_millis(1_200);
 const ROUNDS: u8 = 3;
 
 /// An early packet that met a NAT without inbound filtering leaves an entry there that blocks the pair; it is gone after
-/// 30 seconds of silence. The jitter of keepalives is added: if both ends woke up in the same order each time, the same
-/// packet would come too early each time.
+/// 30 seconds in which neither end sends. Then whoever sends first leaves the next one, unless the packets of both ends
+/// pass each other on the way: over a relay they agree on the moment. The jitter of keepalives is added for those that
+/// have no relay: if both ends woke up in the same order each time, the same packet would come too early each time.
 const DIRECT_REST: Duration = Duration::from_secs(35);
 /// A relay has no such entries; it may only not have its permission yet.
 const RELAYED_REST: Duration = Duration::from_secs(5);
@@ -82,8 +83,8 @@ pub(crate) struct Proven {
 pub(crate) enum Stage {
     /// Probes go out in rounds until one is answered.
     Trying { began: Duration, round: u8, sent: usize, extra: u8 },
-    /// Nothing goes out until then.
-    Resting { until: Duration },
+    /// Nothing goes out until then. `agreed`: the other end has been told of that moment.
+    Resting { until: Duration, agreed: bool },
     /// Nothing goes out until something changes.
     Idle,
     /// It works.
@@ -100,8 +101,9 @@ pub(crate) enum Due {
     Lost,
 }
 
-/// Outstanding probes that a route remembers: at the pace of the rounds and of retries, more than [`LOST_AFTER`].
-const REMEMBERED: usize = 16;
+/// Outstanding probes that a route remembers: at the pace of the rounds and of retries, more than [`LOST_AFTER`], and
+/// the padded ones of one search beside them.
+const REMEMBERED: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct Route {
@@ -134,6 +136,14 @@ impl Route {
         }
     }
 
+    /// The same, to be changed.
+    pub(crate) fn proven_mut(&mut self) -> Option<&mut Proven> {
+        match &mut self.stage {
+            Stage::Proven(proven) => Some(proven),
+            Stage::Trying { .. } | Stage::Resting { .. } | Stage::Idle => None,
+        }
+    }
+
     /// Whether packets that prove nothing yet may be sent on it.
     pub(crate) fn is_open(&self) -> bool {
         match self.stage {
@@ -153,6 +163,31 @@ impl Route {
     pub(crate) fn wake(&mut self, now: Duration) {
         match self.stage {
             Stage::Resting { .. } | Stage::Idle => self.revive(now),
+            Stage::Trying { .. } | Stage::Proven(_) => {}
+        }
+    }
+
+    /// How much is left of a rest whose end is not agreed upon yet.
+    pub(crate) fn rest_left(&self, now: Duration) -> Option<Duration> {
+        match self.stage {
+            Stage::Resting { until, agreed: false } => Some(until.saturating_sub(now)),
+            Stage::Resting { .. } | Stage::Trying { .. } | Stage::Idle | Stage::Proven(_) => None,
+        }
+    }
+
+    /// Ends its rest at the moment that the other end has been told.
+    pub(crate) fn agree(&mut self, until: Duration) {
+        if matches!(self.stage, Stage::Resting { .. }) {
+            self.stage = Stage::Resting { until, agreed: true };
+        }
+    }
+
+    /// The other end tries now: so do we, whether we rest or not.
+    pub(crate) fn meet(&mut self, now: Duration) {
+        match self.stage {
+            Stage::Resting { .. } | Stage::Idle => {
+                self.stage = Stage::Trying { began: now, round: 0, sent: 0, extra: 0 };
+            }
             Stage::Trying { .. } | Stage::Proven(_) => {}
         }
     }
@@ -180,7 +215,7 @@ impl Route {
             Stage::Trying { began, sent, .. } => {
                 Some(began.saturating_add(self.round().get(*sent).copied().unwrap_or(ROUND)))
             }
-            Stage::Resting { until } => Some(*until),
+            Stage::Resting { until, .. } => Some(*until),
             Stage::Idle => None,
             Stage::Proven(proven) => {
                 let lost = proven.lost_at(self.last_heard);
@@ -207,7 +242,7 @@ impl Route {
             }
             Stage::Trying { .. } => {
                 self.stage = if needed {
-                    Stage::Resting { until: now.saturating_add(self.rest() + jitter) }
+                    Stage::Resting { until: now.saturating_add(self.rest() + jitter), agreed: false }
                 } else {
                     Stage::Idle
                 };
@@ -299,12 +334,10 @@ impl Route {
         }
     }
 
-    /// The size of the next padded probe, when one is due.
-    pub(crate) fn next_padded(&mut self, now: Duration) -> Option<usize> {
-        match &mut self.stage {
-            Stage::Proven(proven) => proven.mtu.next(self.last_heard, now),
-            Stage::Trying { .. } | Stage::Resting { .. } | Stage::Idle => None,
-        }
+    /// The sizes of the padded probes that are due.
+    pub(crate) fn next_padded(&mut self, now: Duration) -> Option<impl Iterator<Item = usize> + use<>> {
+        let proven = self.proven_mut()?;
+        Some(proven.mtu.next(proven.rtt.smoothed, now))
     }
 
     /// Asks for a probe by then at the latest.

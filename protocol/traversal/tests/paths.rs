@@ -209,13 +209,13 @@ fn a_smaller_mtu_is_found_and_a_new_black_hole_is_noticed() {
     assert_eq!(world.agents[CLIENT].path_mtu(), 1372);
 
     world.direct_mtu = 1320;
-    world.run(secs(50));
+    world.run(secs(13));
     assert_eq!(world.agents[CLIENT].path_mtu(), 1312);
     assert_eq!(world.agents[GATEWAY].path_mtu(), 1312);
     assert_eq!(world.proven_kind(CLIENT), Some(PathKind::Direct));
 
     world.direct_mtu = 9000;
-    world.run(secs(1_000));
+    world.run(secs(60));
     assert_eq!(world.agents[CLIENT].path_mtu(), 1452);
 }
 
@@ -273,6 +273,21 @@ fn a_blocked_pair_rests_and_is_tried_again() {
         assert_eq!(world.proven_kind(GATEWAY), Some(PathKind::Direct), "seed {seed}");
     }
     println!("{blocked} of 20 were blocked at first");
+}
+
+#[test]
+fn two_nats_that_take_early_packets_for_themselves_are_passed_within_a_minute() {
+    for seed in 0..20 {
+        let weather = Weather { jitter: ms(3), ..Weather::fair(seed) };
+        let mut world = World::new(NatKind::Unfiltered, NatKind::Unfiltered, weather);
+
+        world.run(secs(60));
+
+        for end in [CLIENT, GATEWAY] {
+            assert_eq!(world.proven_kind(end), Some(PathKind::Direct), "end {end}, seed {seed}");
+            assert!(world.longest_gap(end, secs(1), secs(60)) < ms(100), "nothing is lost on the way");
+        }
+    }
 }
 
 #[test]

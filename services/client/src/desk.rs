@@ -287,6 +287,7 @@ fn describe(resource: &ResourceStatus, control: ControlState, now: Timestamp) ->
             .path
             .and_then(|path| path.round_trip)
             .map(|trip| (trip.as_secs_f64() * 1e6).round() / 1e3),
+        mtu: resource.path.map(|path| path.mtu),
         gateway: resource.gateway.clone(),
         expires_at: expires_at.map(|end| end.to_string()),
         kind: kind.to_owned(),

@@ -97,6 +97,8 @@ pub struct Resource {
     pub path: Option<Path>,
     /// Round trip to the gateway, milliseconds.
     pub rtt_ms: Option<f64>,
+    /// The longest packet that the path takes, inside the tunnel, bytes.
+    pub mtu: Option<u16>,
     /// The gateway that serves it.
     pub gateway: Option<String>,
     /// When the grant ends, RFC 3339; `null` without a grant, or when it has no end.
@@ -307,6 +309,7 @@ mod tests {
             reason: None,
             path: Some(Path::Direct),
             rtt_ms: Some(12.44),
+            mtu: Some(1420),
             gateway: Some("office-1".into()),
             expires_at: Some("2026-01-31T18:05:00Z".into()),
             kind: "dns".into(),
@@ -318,6 +321,7 @@ mod tests {
             reason: Some("no policy names this resource for your groups".into()),
             path: None,
             rtt_ms: None,
+            mtu: None,
             gateway: None,
             expires_at: None,
             kind: "cidr".into(),

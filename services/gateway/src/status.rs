@@ -51,6 +51,8 @@ struct Device {
     connected: bool,
     path: Option<String>,
     rtt_ms: Option<f64>,
+    /// The longest packet that its path takes, inside the tunnel, bytes.
+    mtu: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,13 +122,15 @@ fn status(
     let devices = admitted.devices.iter().map(|(device, slot, grants)| {
         let (connected, path) = peers.peers.get(slot).copied().unwrap_or((false, None));
         let round_trip = path.and_then(|path| path.round_trip);
-        let path = path.filter(|_| connected).map(|path| kind(&path).to_owned());
+        let path = path.filter(|_| connected);
+        let (path, mtu) = (path.map(|path| kind(&path).to_owned()), path.map(|path| path.mtu));
         Device {
             device: device.to_string(),
             grants: *grants,
             connected,
             path,
             rtt_ms: round_trip.map(milliseconds),
+            mtu,
         }
     });
     let relays = peers.links.iter().map(|link| Relay {
@@ -192,7 +196,7 @@ fn draw(status: &Status) -> String {
             ms(*rtt_ms)
         );
     }
-    for Device { device, grants, connected, path, rtt_ms } in &status.devices {
+    for Device { device, grants, connected, path, rtt_ms, mtu: _ } in &status.devices {
         let path = if *connected { path.as_deref().unwrap_or("connected") } else { "not connected" };
         let _ = writeln!(text, "device   {device}  {grants} grants  {path}  {}", ms(*rtt_ms));
     }
@@ -217,6 +221,7 @@ mod tests {
             round_trip: Some(Duration::from_micros(12_340)),
             remote: "192.0.2.1:5000".parse().unwrap(),
             proven: true,
+            mtu: 1380,
         };
         let peers =
             PeersView { peers: [(1, (true, Some(path))), (2, (false, None))].into(), ..PeersView::default() };
@@ -224,8 +229,8 @@ mod tests {
         let status = status(&admitted, &peers, SessionState::Connected, None);
 
         assert_eq!(
-            (status.devices[0].path.as_deref(), status.devices[0].rtt_ms),
-            (Some("direct"), Some(12.3))
+            (status.devices[0].path.as_deref(), status.devices[0].rtt_ms, status.devices[0].mtu),
+            (Some("direct"), Some(12.3), Some(1380))
         );
         assert_eq!((status.devices[1].path.as_deref(), status.devices[1].connected), (None, false));
     }

@@ -141,13 +141,13 @@ impl Told {
 
     /// Changes of a client's table.
     pub fn routed(&self) -> Vec<&RouterChange> {
-        fn routed(command: &PeersCommand) -> Option<&RouterChange> {
+        fn routed(command: &PeersCommand) -> Option<&Vec<RouterChange>> {
             match command {
-                PeersCommand::Route(change) => Some(change),
+                PeersCommand::Route(changes) => Some(changes),
                 _ => None,
             }
         }
-        self.0.iter().filter_map(routed).collect()
+        self.0.iter().filter_map(routed).flatten().collect()
     }
 
     /// What the client's table was last told about access to a resource.

@@ -10,7 +10,7 @@ use protocol_control::{
 };
 use protocol_identity::{DeviceId, GatewayId, GrantId, RelayId, ResourceId};
 
-use super::office::{Office, OnlineDevice, OnlineGateway, remaining};
+use super::office::{Office, OnlineDevice, OnlineGateway, Open, remaining};
 use crate::model::inner_addresses;
 use crate::relay_registry::Relays;
 
@@ -76,12 +76,11 @@ impl Office {
         let Some(record) = self.model.gateways.get(&gateway) else { return false };
         let (site, host) = (record.site, record.host);
         self.gateways.insert(gateway, OnlineGateway { connection, ..OnlineGateway::default() });
-        let grants: Vec<Authorize> = self
-            .grants
-            .values()
-            .filter(|grant| grant.gateway == gateway)
-            .filter_map(|grant| self.authorization(grant, now))
-            .collect();
+        let mut own: Vec<&Open> = self.grants.values().filter(|grant| grant.gateway == gateway).collect();
+        // Renewing a grant changes its version and not the process that asked for it.
+        own.sort_by_key(|grant| (grant.offered, grant.version));
+        let grants: Vec<Authorize> =
+            own.into_iter().filter_map(|grant| self.authorization(grant, now)).collect();
         let moved: Vec<(DeviceId, Vec<Candidate>)> = grants
             .iter()
             .filter_map(|grant| {

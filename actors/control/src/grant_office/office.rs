@@ -66,6 +66,8 @@ pub(super) struct Open {
     pub version: GrantVersion,
     pub source: Option<IpAddr>,
     pub offer: Offer,
+    /// The version under which the offer came: of two processes of a device, the one that offered last lives.
+    pub offered: GrantVersion,
     pub name: Option<MappedName>,
     pub since: Timestamp,
     /// When policy ends it.
@@ -169,7 +171,7 @@ impl Office {
 
     /// A stored grant goes on as it was.
     fn adopt(&mut self, grant: Grant) {
-        let Grant { state: GrantState { offer, name, view, answer, has_v4, has_v6 }, .. } = grant;
+        let Grant { state: GrantState { offer, offered, name, view, answer, has_v4, has_v6 }, .. } = grant;
         self.insert(Open {
             id: grant.id,
             device: grant.device,
@@ -180,6 +182,7 @@ impl Office {
             version: grant.version,
             source: grant.source,
             offer,
+            offered,
             name,
             since: grant.since,
             ends: grant.ends_at,
@@ -450,6 +453,7 @@ impl Office {
             source: grant.source,
             state: GrantState {
                 offer: grant.offer.clone(),
+                offered: grant.offered,
                 name: grant.name.clone(),
                 view: grant.view.clone(),
                 answer,

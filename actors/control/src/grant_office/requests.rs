@@ -86,6 +86,7 @@ impl Office {
                     (grant.view, grant.waiting, grant.looked_ahead) = (view, waiting, false);
                 }
                 self.authorize(id, now);
+                self.offered(id);
                 return self.schedule(id);
             }
             // Its gateway is away: another one takes over, and the old grant is not in its next full state.
@@ -109,6 +110,7 @@ impl Office {
             version: protocol_control::GrantVersion(0),
             source,
             offer: asked.offer,
+            offered: protocol_control::GrantVersion(0),
             name: asked.name,
             since: now,
             ends: end,
@@ -120,8 +122,16 @@ impl Office {
             looked_ahead: false,
         });
         self.authorize(id, now);
+        self.offered(id);
         if let Some(online) = self.devices.get_mut(&device) {
             online.denied.remove(&resource);
+        }
+    }
+
+    /// The present version of a grant is the one that its offer came with.
+    fn offered(&mut self, id: GrantId) {
+        if let Some(grant) = self.grants.get_mut(&id) {
+            grant.offered = grant.version;
         }
     }
 

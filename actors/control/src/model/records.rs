@@ -175,6 +175,9 @@ pub struct Policy {
 pub struct GrantState {
     /// The device's keys and candidates.
     pub offer: Offer,
+    /// The version under which the offer came.
+    #[serde(default)]
+    pub offered: GrantVersion,
     /// The name that was looked up, for a `dns` resource.
     pub name: Option<MappedName>,
     /// The resource as the gateway was told of it.

@@ -1,6 +1,6 @@
 //! What did not fit into the table's mailbox, and is told later: as it is then, not as it was.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(super) struct Late {
     retain: bool,
     network: bool,
     permit: BTreeSet<IpAddr>,
-    routes: VecDeque<RouterChange>,
+    routes: Vec<RouterChange>,
 }
 
 impl Late {
@@ -49,7 +49,9 @@ impl Late {
             TableCommand::Links(_) => self.links = true,
             TableCommand::Retain(_) => self.retain = true,
             TableCommand::Permit(addresses) => self.permit.extend(addresses),
-            TableCommand::Route(change) => self.routes.push_back(change),
+            TableCommand::Route(changes) => self.routes.extend(changes),
+            // The next one comes by itself.
+            TableCommand::Keep(_) => {}
             TableCommand::NetworkChanged => self.network = true,
             TableCommand::Announce => self.announce = true,
         }
@@ -106,10 +108,10 @@ impl Peers {
         if self.late.network {
             self.late.network = self.try_tell(TableCommand::NetworkChanged).is_some();
         }
-        while let Some(change) = self.late.routes.pop_front() {
-            if let Some(TableCommand::Route(change)) = self.try_tell(TableCommand::Route(change)) {
-                self.late.routes.push_front(change);
-                return;
+        if !self.late.routes.is_empty() {
+            let changes = std::mem::take(&mut self.late.routes);
+            if let Some(TableCommand::Route(changes)) = self.try_tell(TableCommand::Route(changes)) {
+                self.late.routes = changes;
             }
         }
     }

@@ -159,6 +159,11 @@ impl AllocationClient {
         self.wishes.forget(peer);
     }
 
+    /// The peers that the relay is asked to let through.
+    pub fn wanted(&self) -> impl Iterator<Item = IpAddr> {
+        self.wishes.peers()
+    }
+
     /// Asks the relay now whether it still holds the allocation.
     pub fn check(&mut self, now: Duration) {
         if self.state == State::Allocated {

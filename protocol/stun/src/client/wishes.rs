@@ -126,6 +126,10 @@ impl Wishes {
         }
     }
 
+    pub(crate) fn peers(&self) -> impl Iterator<Item = IpAddr> {
+        self.peers.keys().copied()
+    }
+
     pub(crate) fn knows(&self, peer: IpAddr) -> bool {
         self.peers.contains_key(&peer)
     }

@@ -184,6 +184,11 @@ impl Agent {
         self.remove_where(|path| path.remote == address, now);
     }
 
+    /// The slots in which we have allocations.
+    pub fn relays(&self) -> &[RelaySlot] {
+        &self.relays
+    }
+
     /// We have an allocation in this slot.
     pub fn add_relay(&mut self, slot: RelaySlot, now: Duration) {
         if self.relays.contains(&slot) {
@@ -237,7 +242,7 @@ impl Agent {
             }
         }
         match opened.content {
-            Content::Probe { chosen, choice, sender } => {
+            Content::Probe { chosen, meet, choice, sender } => {
                 self.set_remote_index(sender, now);
                 let number = self.meet(path, now).ok_or(ProbeError::NoRoom)?;
                 self.heard(number, now);
@@ -247,6 +252,9 @@ impl Agent {
                     Role::Gateway if chosen => self.follow(number, choice, now),
                     Role::Client if chosen && choice == self.choice => self.leave_for(number, now),
                     Role::Gateway | Role::Client => {}
+                }
+                if meet && self.config.role == Role::Gateway {
+                    self.try_together(now);
                 }
             }
             Content::Answer { id, observed, sender, size: _ } => {
@@ -292,6 +300,15 @@ impl Agent {
         self.last_data = Some(now);
         if self.selected.is_some() && self.waiting_since.is_none() {
             self.waiting_since = Some(now);
+        }
+    }
+
+    /// The largest datagram of data that has gone out on the selected path lately. While some of the size that the path
+    /// takes at most go out, that size is checked often. Once for each batch is enough.
+    pub fn handle_sent_size(&mut self, bytes: usize, now: Duration) {
+        let route = self.selected.and_then(|number| self.table.get_mut(number));
+        if let Some(proven) = route.and_then(Route::proven_mut) {
+            proven.mtu.sent(bytes, now);
         }
     }
 
@@ -388,6 +405,9 @@ impl Agent {
     fn remove_where(&mut self, gone: impl Fn(&Path) -> bool, now: Duration) {
         self.previous = self.selected();
         self.table.remove_where(gone);
+        // A number that is free may be given to another path.
+        self.followed = self.followed.filter(|followed| self.table.get(followed.number).is_some());
+        self.contender = self.contender.filter(|(number, _)| self.table.get(*number).is_some());
         if self.selected().is_none() {
             self.selected = None;
             self.followed = None;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Agent, Output, Role};
+use crate::PathKind;
 use crate::choice::{self, STEADY, Verdict};
 use crate::probe::PROBE_SIZE;
 use crate::route::{Due, Route};
@@ -13,10 +14,15 @@ const SUSPECT: Duration = Duration::from_millis(400);
 /// Proven paths that are kept alive beside the selected one.
 const BACKUPS: usize = 3;
 
+/// Direct paths whose rest ends within this are tried together.
+const TOGETHER: Duration = Duration::from_secs(5);
+/// A gateway rests this much longer than a client, which invites it before: its own try would come too early.
+const INVITED_WITHIN: Duration = Duration::from_secs(20);
+
 /// The choice of the client that a gateway follows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Followed {
-    number: Number,
+    pub(super) number: Number,
     choice: u32,
 }
 
@@ -46,7 +52,13 @@ impl Agent {
         let Some(kind) = self.table.get(number).map(|route| route.kind) else {
             return;
         };
-        let (needed, jitter) = (!self.table.has_proven(kind), self.jitter());
+        if kind == PathKind::Direct && self.agrees_to_meet(number, now) {
+            return;
+        }
+        let (needed, mut jitter) = (!self.table.has_proven(kind), self.jitter());
+        if self.config.role == Role::Gateway && kind == PathKind::Direct && self.relayed().is_some() {
+            jitter += INVITED_WITHIN;
+        }
         let due = self.table.get_mut(number).map_or(Due::Nothing, |route| route.due(needed, jitter, now));
         match due {
             Due::Nothing => {}
@@ -57,6 +69,53 @@ impl Agent {
             }
             Due::Probe => self.probe(number, PROBE_SIZE, now),
             Due::Lost => self.lost(number, now),
+        }
+    }
+
+    /// The best proven relayed path, and half of its round trip.
+    fn relayed(&self) -> Option<(Number, Duration)> {
+        self.table
+            .iter()
+            .filter(|(_, route)| route.kind == PathKind::Relayed)
+            .filter_map(|(number, route)| Some((number, route.proven()?)))
+            .min_by_key(|(_, proven)| (proven.is_silent(), choice::cost(proven)))
+            .map(|(number, proven)| (number, proven.rtt.smoothed / 2))
+    }
+
+    /// A client whose direct path has rested does not just try again: over the relay it invites the gateway to do so at
+    /// the moment when it does, too.
+    fn agrees_to_meet(&mut self, number: Number, now: Duration) -> bool {
+        let is_over = self.table.get(number).and_then(|route| route.rest_left(now)) == Some(Duration::ZERO);
+        if !is_over || self.config.role == Role::Gateway || self.table.has_proven(PathKind::Direct) {
+            return false;
+        }
+        let Some((relayed, half)) = self.relayed() else { return false };
+        if !self.invite(relayed, now) {
+            return false;
+        }
+        for other in self.table.numbers() {
+            if let Some(route) = self.table.get_mut(other)
+                && route.kind == PathKind::Direct
+                && route.rest_left(now).is_some_and(|left| left <= TOGETHER)
+            {
+                route.agree(now.saturating_add(half));
+            }
+        }
+        true
+    }
+
+    /// The client tries its direct paths now.
+    pub(super) fn try_together(&mut self, now: Duration) {
+        if self.table.has_proven(PathKind::Direct) {
+            return;
+        }
+        for number in self.table.numbers() {
+            let Some(route) = self.table.get_mut(number).filter(|route| route.kind == PathKind::Direct)
+            else {
+                continue;
+            };
+            route.meet(now);
+            self.serve(number, now);
         }
     }
 
@@ -131,6 +190,10 @@ impl Agent {
         let old = self.selected.and_then(|number| self.table.get(number));
         let hold = old.map_or(Duration::ZERO, |old| choice::hold(old, route));
         let previous = old.map(|old| old.path).or(self.previous.take());
+        let limit = old.and_then(Route::proven).map(|proven| proven.mtu.payload());
+        if let (Some(limit), Some(proven)) = (limit, self.table.get_mut(number).and_then(Route::proven_mut)) {
+            proven.mtu.assume(limit);
+        }
         self.selected = Some(number);
         self.selected_since = now;
         self.contender = None;

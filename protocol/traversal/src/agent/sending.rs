@@ -14,7 +14,7 @@ const JITTER_MS: u64 = 2_000;
 
 pub(super) enum Item {
     Tell(Output),
-    Probe { path: Path, counter: Counter, size: usize },
+    Probe { path: Path, counter: Counter, size: usize, meet: bool },
     Answer { path: Path, counter: Counter, id: u64, size: u16 },
 }
 
@@ -24,10 +24,10 @@ impl Agent {
         loop {
             let (path, counter, content, size) = match self.queue.pop_front()? {
                 Item::Tell(output) => return Some(output),
-                Item::Probe { path, counter, size } => {
+                Item::Probe { path, counter, size, meet } => {
                     let chosen = self.selected().is_some_and(|selected| selected == path);
                     let content =
-                        Content::Probe { chosen, choice: self.choice, sender: self.config.local_index };
+                        Content::Probe { chosen, meet, choice: self.choice, sender: self.config.local_index };
                     (path, counter, content, size)
                 }
                 Item::Answer { path, counter, id, size } => {
@@ -51,29 +51,37 @@ impl Agent {
         let Some(number) = self.selected else {
             return;
         };
-        let size = self.table.get_mut(number).and_then(|route| route.next_padded(now));
-        if let Some(size) = size {
+        let Some(sizes) = self.table.get_mut(number).and_then(|route| route.next_padded(now)) else {
+            return;
+        };
+        for size in sizes {
             self.probe(number, size, now);
         }
     }
 
     /// Queues a probe, unless its address has had enough for now.
     pub(super) fn probe(&mut self, number: Number, size: usize, now: Duration) {
-        let Some(path) = self.table.get(number).map(|route| route.path) else {
-            return;
-        };
+        self.queue_probe(number, size, false, now);
+    }
+
+    /// Queues a probe that invites the other end to try its direct paths when it arrives. `false`: not now.
+    pub(super) fn invite(&mut self, number: Number, now: Duration) -> bool {
+        self.queue_probe(number, PROBE_SIZE, true, now).is_some()
+    }
+
+    fn queue_probe(&mut self, number: Number, size: usize, meet: bool, now: Duration) -> Option<()> {
+        let path = self.table.get(number).map(|route| route.path)?;
         if self.config.remote_index.is_none()
             || !self.table.pace(path.remote).is_some_and(|pace| pace.spend(now))
         {
-            return;
+            return None;
         }
-        let Some(counter) = self.next_counter(number) else {
-            return;
-        };
+        let counter = self.next_counter(number)?;
         if let Some(route) = self.table.get_mut(number) {
             route.sent(counter.encode(), size, now);
         }
-        self.push(Item::Probe { path, counter, size });
+        self.push(Item::Probe { path, counter, size, meet });
+        Some(())
     }
 
     pub(super) fn answer(&mut self, number: Number, id: u64, size: usize, now: Duration) {

@@ -354,6 +354,8 @@ impl World {
                 {
                     self.transmit(end, path, Payload::Data);
                     self.agents[end].handle_sent(self.now);
+                    let bytes = usize::from(self.agents[end].path_mtu());
+                    self.agents[end].handle_sent_size(bytes, self.now);
                 }
             }
         }

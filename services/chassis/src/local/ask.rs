@@ -1,5 +1,6 @@
 //! The command line's end of the local socket.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -67,7 +68,7 @@ fn refusal(answer: &Value) -> Failure {
     Failure { exit, what: text("error").unwrap_or_else(|| "it was refused".into()), fix: text("fix") }
 }
 
-/// `<program> actors [--json]`: lists what is alive.
+/// `<program> actors [--json]`: lists what is alive, and why packets were dropped.
 ///
 /// # Errors
 /// When the program does not answer.
@@ -76,12 +77,20 @@ pub fn actors(program: &str, socket: &Path, as_json: bool) -> Result<(), Failure
     let actors: Vec<ActorRow> = serde_json::from_value(answer["actors"].take()).map_err(|_| {
         Failure::failed("the list of actors cannot be read").fix("is it of the same version?")
     })?;
+    let drops: BTreeMap<String, u64> = serde_json::from_value(answer["drops"].take()).unwrap_or_default();
     if as_json {
-        println!("{}", json!({"schema": 1, "actors": actors}));
+        println!("{}", json!({"schema": 1, "actors": actors, "drops": drops}));
     } else {
-        print!("{}", draw(&actors));
+        print!("{}{}", draw(&actors), draw_drops(&drops));
     }
     Ok(())
+}
+
+/// What was dropped, after an empty line; nothing when nothing was.
+fn draw_drops(drops: &BTreeMap<String, u64>) -> String {
+    let dropped = drops.iter().filter(|(_, packets)| **packets > 0);
+    let lines: String = dropped.map(|(reason, packets)| format!("{reason:<32}  {packets}\n")).collect();
+    if lines.is_empty() { lines } else { format!("\n{:<32}  PACKETS\n{lines}", "DROPPED BECAUSE") }
 }
 
 fn draw(actors: &[ActorRow]) -> String {
@@ -191,6 +200,16 @@ mod tests {
         });
 
         assert!(ask("postern-test", &path, &json!({}), Duration::from_secs(30)).is_err());
+    }
+
+    #[test]
+    fn drops_are_drawn_by_reason_and_only_when_there_are_some() {
+        let drops = |packets| BTreeMap::from([("no_grant".to_owned(), packets), ("fragment".to_owned(), 0)]);
+
+        let drawn = draw_drops(&drops(3));
+
+        assert!(drawn.contains("no_grant") && drawn.contains('3') && !drawn.contains("fragment"), "{drawn}");
+        assert_eq!(draw_drops(&drops(0)), "");
     }
 
     #[test]

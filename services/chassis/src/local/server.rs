@@ -187,7 +187,7 @@ enum BuiltIn {
 
 async fn answer(line: String, actors: &Registry, desk: &Desk) -> Result<Value, Failure> {
     match serde_json::from_str(&line).unwrap_or(BuiltIn::Other) {
-        BuiltIn::Actors {} => Ok(json!({"actors": actors.snapshot()})),
+        BuiltIn::Actors {} => Ok(json!({"actors": actors.snapshot(), "drops": actors.drops()})),
         #[cfg(feature = "chaos")]
         BuiltIn::Chaos { what, kind, key, millis } => disturb(actors, &what, &kind, &key, millis),
         BuiltIn::Other => timeout(ANSWER_PATIENCE, desk(line))
@@ -323,6 +323,7 @@ mod tests {
 
         assert_eq!(answer["actors"][0]["kind"], "Sleeper");
         assert_eq!(answer["actors"][0]["depth"], 1);
+        assert_eq!(answer["drops"]["actor_panicked"], 0);
     }
 
     #[test]

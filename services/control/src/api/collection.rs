@@ -205,7 +205,7 @@ pub trait Change: Collection {
 }
 
 /// The nodes that are connected.
-pub type Online = std::collections::BTreeSet<Uuid>;
+pub type Online = std::collections::BTreeMap<Uuid, actors_control::directory::Presence>;
 
 /// `GET /<PATH>`
 pub async fn list_all<C: Collection>(

@@ -1,5 +1,6 @@
 //! Gateways, relays and devices: they join by themselves, and can be renamed and removed.
 
+use actors_control::directory::Presence;
 use actors_control::model::{Device, Gateway, Kind, Relay, inner_addresses};
 use protocol_identity::IdentityPublic;
 use serde::{Deserialize, Serialize};
@@ -18,12 +19,18 @@ use super::{Api, time};
 pub enum NodeState {
     /// It is.
     Online,
+    /// It is, and the node, a relay, takes nothing new: it is about to end.
+    Draining,
     /// It is not; what it serves may go on.
     Offline,
 }
 
 fn state(id: Uuid, online: &Online) -> NodeState {
-    if online.contains(&id) { NodeState::Online } else { NodeState::Offline }
+    match online.get(&id) {
+        Some(Presence::Online) => NodeState::Online,
+        Some(Presence::Draining) => NodeState::Draining,
+        None => NodeState::Offline,
+    }
 }
 
 /// The public identity key, as people compare it.

@@ -66,7 +66,7 @@ impl Collection for Sites {
             name: it.name,
             description: it.description,
             gateways: GatewayCount {
-                online: own.iter().filter(|gateway| online.contains(&gateway.id.0)).count(),
+                online: own.iter().filter(|gateway| online.contains_key(&gateway.id.0)).count(),
                 known: own.len(),
             },
             created_at: time(it.created_at),

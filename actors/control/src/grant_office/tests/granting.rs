@@ -4,7 +4,8 @@ use protocol_control::{
 use protocol_identity::{DeviceId, WireguardKey};
 
 use super::world::*;
-use crate::model::Kind;
+use crate::grant_office::office::Office;
+use crate::model::{Kind, Object};
 use crate::storage::Op;
 use crate::testing::*;
 
@@ -246,6 +247,39 @@ fn a_gateway_that_is_back_gets_the_whole_set_and_a_new_process_is_passed_on_to_t
     assert_eq!(state.grants[0].grant, granted.grant);
     let again = after.granted();
     assert_eq!((again.request, again.answer.wireguard), (0, world.gateway_process));
+}
+
+#[test]
+fn what_a_dead_process_asked_for_does_not_come_after_the_living_one_because_it_was_renewed() {
+    let mut world = World::connected();
+    world.grant(world.lan.id);
+    let old = world.grant(world.wiki.id);
+    world.client = ClientProcess::start();
+    world.connect_device("198.51.100.7");
+    world.said();
+    let new = world.grant(world.lan.id);
+    // A change of the resource is a newer version of what the dead process asked for.
+    let mut wiki = world.wiki.clone();
+    wiki.filters.clear();
+    world.put(wiki.clone());
+    world.wiki = wiki;
+    let renewed = world.said().authorize();
+    world.install(&renewed);
+
+    for restarted in [false, true] {
+        if restarted {
+            let grants = world.office.grants.values().filter_map(Office::record).map(Object::from);
+            let objects = world.objects().into_iter().chain(grants).collect();
+            world.office = start(world.account, 2, objects, world.now);
+        }
+        world.office.handle_gateway_gone(world.gateway.0.id, 1);
+        world.connect_gateway();
+
+        let state = gateway_state(&world.said());
+        assert_eq!((renewed.grant, state.grants.len()), (old.grant, 2));
+        assert!(state.grants[0].version > state.grants[1].version);
+        assert_eq!(state.grants[1].grant, new.grant, "the living process's offer is the last");
+    }
 }
 
 #[test]

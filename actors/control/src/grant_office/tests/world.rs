@@ -84,6 +84,20 @@ impl World {
         }
     }
 
+    /// What storage has, but for grants.
+    pub fn objects(&self) -> Vec<Object> {
+        vec![
+            self.site.clone().into(),
+            self.ci.clone().into(),
+            self.engineering.clone().into(),
+            self.wiki.clone().into(),
+            self.lan.clone().into(),
+            self.policy.clone().into(),
+            self.gateway.0.clone().into(),
+            self.device.0.clone().into(),
+        ]
+    }
+
     /// The same with both nodes connected.
     pub fn connected() -> Self {
         let mut world = Self::new();

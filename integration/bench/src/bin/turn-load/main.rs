@@ -267,6 +267,7 @@ fn churn(server: &Server, user: &User, count: usize, limit: Duration) -> Result<
             client.socket.send(&message)?;
         }
     }
+    ensure!(made > 0, "no allocation was made");
     let (took, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds(server.pid)? - cpu);
     Ok(
         json!({ "allocations_per_second": made as f64 / took, "allocations_per_cpu_second": made as f64 / cpu }),

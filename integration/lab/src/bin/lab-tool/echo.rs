@@ -48,6 +48,9 @@ pub struct Ping {
     /// Bytes of payload, at least 16.
     #[arg(long, default_value_t = 64)]
     size: usize,
+    /// Prints every round trip, too.
+    #[arg(long)]
+    each: bool,
 }
 
 #[derive(Default)]
@@ -93,7 +96,7 @@ impl Ping {
             done.store(true, Ordering::Release);
         });
         let heard = heard.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-        println!("{}", report(&heard, &sent_at, refused.into_inner()));
+        println!("{}", report(&heard, &sent_at, refused.into_inner(), self.each));
         Ok(())
     }
 }
@@ -138,7 +141,7 @@ fn listen(
     }
 }
 
-fn report(heard: &Heard, sent_at: &[Duration], refused: u64) -> serde_json::Value {
+fn report(heard: &Heard, sent_at: &[Duration], refused: u64, each: bool) -> serde_json::Value {
     let missing: Vec<_> =
         heard.at.iter().enumerate().filter(|(_, at)| at.is_none()).map(|(n, _)| n).collect();
     let times = heard.at.iter().zip(sent_at).filter_map(|(at, sent)| at.map(|at| at.saturating_sub(*sent)));
@@ -166,6 +169,7 @@ fn report(heard: &Heard, sent_at: &[Duration], refused: u64) -> serde_json::Valu
         "p99_ms": percentile(0.99),
         "max_ms": percentile(1.0),
         "longest_gap_ms": gap,
+        "each_ms": each.then(|| times.iter().copied().map(milliseconds).collect::<Vec<_>>()),
         "first_answer_ms": arrivals.first().copied().map(milliseconds),
     })
 }

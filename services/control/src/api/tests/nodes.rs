@@ -241,6 +241,26 @@ async fn a_relays_secret_is_in_the_credentials_that_nodes_get_and_nowhere_else()
 }
 
 #[actix_web::test]
+async fn a_relay_that_drains_is_shown_as_draining() {
+    let stage = Stage::new().await;
+    let address = serve(&stage);
+    let token = stage.post("/api/v1/relay-tokens", json!({})).await["token"].as_str().unwrap().to_owned();
+    let mut relay = Node::connect(address, &token, IdentityKey::generate().unwrap(), relay()).await;
+    relay.welcome().await;
+    let state = async || stage.get("/api/v1/relays").await["items"][0]["state"].clone();
+    assert_eq!(state().await, "online");
+
+    relay.say(FromNode::Draining).await;
+
+    let shown = tokio::time::timeout(Duration::from_secs(5), async {
+        while state().await != "draining" {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(shown.await.is_ok(), "{}", state().await);
+}
+
+#[actix_web::test]
 async fn a_wrong_token_does_not_even_get_a_socket() {
     let stage = Stage::new().await;
     let address = serve(&stage);
