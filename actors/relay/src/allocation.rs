@@ -9,16 +9,18 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use actors_runtime::{Actor, Cx};
-use protocol_stun::relay::{self, DropReason, FiveTuple, Output, ToClient, ToPeer};
-use protocol_stun::{Family, Kind, Route, channel_header, kind_at_relay};
+use protocol_stun::relay::{self, DropReason, FiveTuple, Output, Payload, ToClient, ToPeer};
+use protocol_stun::{Family, Kind, Route, channel_header, kind_at_relay, read_channel_header};
 
 use crate::counters::Direction;
 use crate::gather::Gather;
 use crate::lane::RelayLane;
 use crate::listener::count_overflow;
+use crate::meters::Meters;
 use crate::pool::Run;
 use crate::ports::Relayed;
-use crate::socket::{Arrived, Envelope, RelaySocket, source};
+use crate::socket::{Arrived, Envelope, RelaySocket};
+use crate::way::WayBack;
 
 /// What an allocation can be told: requests of its client, authenticated by the listener, and the end.
 #[derive(Debug)]
@@ -43,10 +45,21 @@ pub enum Packets {
     FromAllocation(SocketAddr, Run),
 }
 
+/// What of an allocation outlives its actor.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) way: WayBack,
+    pub(crate) meters: Meters,
+    pub(crate) five_tuple: FiveTuple,
+    pub(crate) machine: Rc<RefCell<relay::Allocation>>,
+    pub(crate) relayed: Vec<Relayed>,
+}
+
 /// The actor.
 pub struct Allocation {
     lane: Rc<RelayLane>,
-    listener: Rc<RelaySocket>,
+    way: WayBack,
+    meters: Meters,
     five_tuple: FiveTuple,
     machine: Rc<RefCell<relay::Allocation>>,
     relayed: Vec<Relayed>,
@@ -55,14 +68,9 @@ pub struct Allocation {
 }
 
 impl Allocation {
-    pub(crate) fn new(
-        lane: Rc<RelayLane>,
-        listener: Rc<RelaySocket>,
-        five_tuple: FiveTuple,
-        machine: Rc<RefCell<relay::Allocation>>,
-        relayed: Vec<Relayed>,
-    ) -> Self {
-        Self { lane, listener, five_tuple, machine, relayed, indication: Vec::new() }
+    pub(crate) fn new(lane: Rc<RelayLane>, parts: Parts) -> Self {
+        let Parts { way, meters, five_tuple, machine, relayed } = parts;
+        Self { lane, way, meters, five_tuple, machine, relayed, indication: Vec::new() }
     }
 
     fn serve(&mut self, request: &relay::Request, cx: &mut Cx<Self>) {
@@ -77,7 +85,7 @@ impl Allocation {
         while let Some(output) = { machine.borrow_mut().poll_output() } {
             match output {
                 Output::Respond(bytes) => {
-                    if let Err(reason) = self.listener.send(self.to_client(0), &bytes) {
+                    if let Err(reason) = self.way.send(self.five_tuple, 0, &bytes) {
                         cx.count_drop(reason, 1);
                     }
                 }
@@ -95,10 +103,6 @@ impl Allocation {
         }
     }
 
-    fn to_client(&self, ecn: u8) -> Envelope {
-        Envelope { to: self.five_tuple.client, from: source(&self.listener, self.five_tuple.relay.ip()), ecn }
-    }
-
     /// Reads a relayed socket.
     fn read(&mut self, socket: &Rc<RelaySocket>, cx: &mut Cx<Self>) {
         let lane = Rc::clone(&self.lane);
@@ -112,13 +116,43 @@ impl Allocation {
         count_overflow(socket, &lane, cx);
     }
 
+    /// Tells the client what the network answered to its packets (RFC 8656 §11.5).
+    fn report(&mut self, socket: &Rc<RelaySocket>, cx: &mut Cx<Self>) {
+        let now = self.lane.since(cx.now());
+        socket.errors(|peer, error| {
+            self.indication.clear();
+            match self.machine.borrow_mut().icmp_indication(peer, error, now, &mut self.indication) {
+                Ok(()) => {
+                    self.lane.counters.reported();
+                    if let Err(reason) = self.way.send(self.five_tuple, 0, &self.indication) {
+                        cx.count_drop(reason, 1);
+                    }
+                }
+                Err(reason) => cx.count_drop(reason.as_str(), 1),
+            }
+        });
+    }
+
     /// Sends what came from a peer on to the client.
     fn pass_to_client(&mut self, peer: SocketAddr, bytes: &[u8], stride: usize, ecn: u8, cx: &mut Cx<Self>) {
         if bytes.is_empty() {
             return cx.count_drop("udp_empty", 1);
         }
         let count = bytes.len().div_ceil(stride) as u64;
-        let how = self.machine.borrow().handle_from_peer(peer, self.lane.since(cx.now()));
+        let now = self.lane.since(cx.now());
+        let payload = self.machine.borrow().payload();
+        if payload != Payload::Any && !bytes.chunks(stride).all(|packet| payload.admits(packet)) {
+            return match count {
+                1 => cx.count_drop(DropReason::PayloadRefused.as_str(), 1),
+                _ => bytes
+                    .chunks(stride)
+                    .for_each(|packet| self.pass_to_client(peer, packet, packet.len().max(1), ecn, cx)),
+            };
+        }
+        let how = self.machine.borrow().handle_from_peer(peer, now);
+        if how.is_ok() && !self.meters.admit(count, bytes.len() as u64, now) {
+            return cx.count_drop("over_quota", count);
+        }
         match how {
             Ok(ToClient::Channel(channel)) => self.by_channel(channel, bytes, stride, ecn, cx),
             Ok(ToClient::Indication) => {
@@ -153,8 +187,7 @@ impl Allocation {
         if gather.is_empty() {
             return;
         }
-        let sent =
-            self.listener.send_segments(self.to_client(ecn), gather.parts(), gather.each(), gather.segment());
+        let sent = self.way.send_channel_data(self.five_tuple, ecn, gather);
         let lost = sent.err().unwrap_or((0, ""));
         if lost.0 > 0 {
             cx.count_drop(lost.1, lost.0);
@@ -168,7 +201,7 @@ impl Allocation {
         if !self.machine.borrow_mut().data_indication(peer, payload, &mut self.indication) {
             return cx.count_drop("udp_too_big", 1);
         }
-        match self.listener.send(self.to_client(ecn), &self.indication) {
+        match self.way.send(self.five_tuple, ecn, &self.indication) {
             Ok(()) => self.lane.counters.relayed(Direction::ToClient, 1, payload.len() as u64),
             Err(reason) => cx.count_drop(reason, 1),
         }
@@ -181,11 +214,20 @@ impl Allocation {
         let filter = self.lane.filter.borrow();
         let mut gather = Gather::new(1);
         let mut going: Option<ToPeer> = None;
+        // What was decided for a channel holds for its neighbours in the run: all of them came at the same moment.
+        let mut channel: Option<(u16, ToPeer)> = None;
         for datagram in run.bytes().chunks(run.stride()) {
-            let decided = match kind_at_relay(datagram) {
-                Kind::ChannelData => machine.handle_channel_data(datagram, &filter, now),
-                Kind::Stun => machine.handle_indication(datagram, &filter, now),
-                Kind::Other => Err(DropReason::NotForRelay),
+            let decided = match (kind_at_relay(datagram), &channel) {
+                (Kind::ChannelData, Some((number, to)))
+                    if read_channel_header(datagram).is_some_and(|(n, _)| n == *number) =>
+                {
+                    again(datagram, to, &machine)
+                }
+                (Kind::ChannelData, _) => machine.handle_channel_data(datagram, &filter, now).inspect(|to| {
+                    channel = read_channel_header(datagram).map(|(number, _)| (number, to.clone()));
+                }),
+                (Kind::Stun, _) => machine.handle_indication(datagram, &filter, now),
+                (Kind::Other, _) => Err(DropReason::NotForRelay),
             };
             let to = match decided {
                 Ok(to) => to,
@@ -212,6 +254,9 @@ impl Allocation {
 
     fn send_to_peer(&self, to: &ToPeer, gather: &Gather<'_>, ecn: u8, cx: &Cx<Self>) {
         let (count, bytes) = (gather.count(), gather.bytes());
+        if !self.meters.admit(count, bytes, self.lane.since(cx.now())) {
+            return cx.count_drop("over_quota", count);
+        }
         let lost = match to.route {
             Route::Network => {
                 let Some(relayed) = self.relayed.iter().find(|relayed| relayed.public == to.from) else {
@@ -249,6 +294,16 @@ impl Allocation {
     }
 }
 
+/// The same decision for another message of the channel.
+fn again(datagram: &[u8], to: &ToPeer, machine: &relay::Allocation) -> Result<ToPeer, DropReason> {
+    let (_, payload) = read_channel_header(datagram).ok_or(DropReason::Malformed)?;
+    if machine.payload().admits(datagram.get(payload.clone()).unwrap_or_default()) {
+        Ok(ToPeer { payload, ..to.clone() })
+    } else {
+        Err(DropReason::PayloadRefused)
+    }
+}
+
 impl Actor for Allocation {
     const KIND: &'static str = "Allocation";
     type Command = AllocationCommand;
@@ -259,6 +314,10 @@ impl Actor for Allocation {
             let socket = Rc::clone(&relayed.socket);
             cx.follow(relayed.socket.readable(), move |allocation: &mut Self, (), cx| {
                 allocation.read(&socket, cx)
+            });
+            let socket = Rc::clone(&relayed.socket);
+            cx.follow(relayed.socket.failing(), move |allocation: &mut Self, (), cx| {
+                allocation.report(&socket, cx)
             });
         }
         self.pump(cx);

@@ -67,6 +67,7 @@ pub struct RelayCounters {
     requests: [AtomicU64; 5],
     allocations: AtomicU64,
     allocated: AtomicU64,
+    icmp: AtomicU64,
 }
 
 /// One reading.
@@ -82,6 +83,8 @@ pub struct Totals {
     pub allocations: u64,
     /// Allocations ever made.
     pub allocated: u64,
+    /// ICMP errors that clients were told.
+    pub icmp: u64,
 }
 
 impl RelayCounters {
@@ -92,6 +95,10 @@ impl RelayCounters {
 
     pub(crate) fn answered(&self, request: Request) {
         add(self.requests.get(request as usize), 1);
+    }
+
+    pub(crate) fn reported(&self) {
+        add(Some(&self.icmp), 1);
     }
 
     pub(crate) fn began(&self) {
@@ -127,6 +134,7 @@ impl RelayCounters {
             requests: Request::ALL.map(|r| (r.as_str(), self.requests(r))).to_vec(),
             allocations: self.allocations(),
             allocated: self.allocated.load(Ordering::Relaxed),
+            icmp: self.icmp.load(Ordering::Relaxed),
         }
     }
 }

@@ -10,17 +10,24 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actors_runtime::{Address, PacketSender};
 use ipnet::IpNet;
-use protocol_stun::relay::{self, Authority, FiveTuple, Front, Limits, Quota, Share};
+use protocol_stun::relay::{
+    self, Authority, Bounds, FiveTuple, Front, Limits, Quota, Rate, Share, Strangers,
+};
 use protocol_stun::{Credentials, PeerAddressFilter, RelaySecret};
 use rand::Rng;
 use tokio::time::Instant;
 
 use crate::allocation::{Allocation, Packets};
 use crate::counters::RelayCounters;
+use crate::meters::{MeterOffice, Meters};
 use crate::pool::Pool;
 use crate::ports::{Ports, Relayed};
 use crate::reservations::Reservations;
 use crate::socket::Scratch;
+use crate::way::WayBack;
+
+/// Lines of the log that others can cause come at most so often.
+const GRUMBLE: Duration = Duration::from_secs(10);
 
 /// An address that relayed sockets are opened on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,10 +59,12 @@ pub struct RelaySettings {
     pub listen: Vec<SocketAddr>,
     /// Ports of relayed sockets.
     pub ports: RangeInclusive<u16>,
-    /// Most allocations in all.
-    pub most_allocations: usize,
-    /// Most allocations of one user.
-    pub most_allocations_each: usize,
+    /// Most allocations.
+    pub most_allocations: Bounds,
+    /// What each user may have relayed.
+    pub rate_of_user: Rate,
+    /// What each source of allocations may have relayed.
+    pub rate_of_source: Rate,
     /// Bounds of each allocation.
     pub limits: Limits,
 }
@@ -66,6 +75,10 @@ pub(crate) struct Held {
     pub(crate) machine: Rc<RefCell<relay::Allocation>>,
     pub(crate) relayed: Vec<Relayed>,
     pub(crate) share: Option<Share>,
+    /// How its client is reached.
+    pub(crate) way: WayBack,
+    /// What its user and its source may still have relayed.
+    pub(crate) meters: Meters,
     /// Set while its actor lives.
     pub(crate) actor: Option<(Address<Allocation>, PacketSender<Packets>)>,
 }
@@ -75,6 +88,8 @@ pub struct RelayLane {
     pub(crate) front: Front,
     pub(crate) filter: RefCell<PeerAddressFilter>,
     pub(crate) quota: RefCell<Quota>,
+    pub(crate) meters: MeterOffice,
+    pub(crate) strangers: RefCell<Strangers>,
     pub(crate) ports: Ports,
     pub(crate) limits: Limits,
     pub(crate) held: RefCell<HashMap<FiveTuple, Held>>,
@@ -87,6 +102,8 @@ pub struct RelayLane {
     pub(crate) pool: Pool,
     pub(crate) counters: Arc<RelayCounters>,
     pub(crate) draining: Cell<bool>,
+    /// When something that others can cause was last logged.
+    grumbled: Cell<Option<Duration>>,
     epoch: Instant,
 }
 
@@ -113,14 +130,16 @@ impl RelayLane {
         let both = settings.addresses.iter().flat_map(|address| [address.local, address.public]);
         let own: Vec<IpAddr> = settings.own.iter().copied().chain(both).collect();
         Rc::new(Self {
-            front: Front::new(authority, &settings.realm, rand::rng().random()),
+            front: Front::new(authority, &settings.realm, nonce_key(settings.secret.as_ref())),
             filter: RefCell::new(PeerAddressFilter::new(
                 &settings.allow,
                 &settings.deny,
                 &own,
                 &settings.listen,
             )),
-            quota: RefCell::new(Quota::new(settings.most_allocations, settings.most_allocations_each)),
+            quota: RefCell::new(Quota::new(settings.most_allocations)),
+            meters: MeterOffice::new(settings.rate_of_user, settings.rate_of_source),
+            strangers: RefCell::default(),
             ports: Ports::new(settings.addresses.clone(), settings.ports.clone()),
             limits: settings.limits,
             held: RefCell::default(),
@@ -131,6 +150,7 @@ impl RelayLane {
             pool: Pool::default(),
             counters,
             draining: Cell::new(false),
+            grumbled: Cell::new(None),
             epoch,
         })
     }
@@ -144,11 +164,21 @@ impl RelayLane {
         self.epoch + at
     }
 
+    /// Whether what others can cause may be logged: once in ten seconds.
+    pub(crate) fn may_grumble(&self, now: Duration) -> bool {
+        let may = self.grumbled.get().is_none_or(|at| now >= at + GRUMBLE);
+        if may {
+            self.grumbled.set(Some(now));
+        }
+        may
+    }
+
     /// Takes an allocation into the table.
     pub(crate) fn hold(&self, five_tuple: FiveTuple, held: Held) {
         for relayed in &held.relayed {
             self.filter.borrow_mut().opened(relayed.public);
         }
+        held.way.allocated(true);
         self.counters.began();
         self.keys.borrow_mut().insert(held.key.clone(), five_tuple);
         self.held.borrow_mut().insert(five_tuple, held);
@@ -183,6 +213,7 @@ impl RelayLane {
         for relayed in &held.relayed {
             self.forget_relayed(relayed);
         }
+        held.way.allocated(false);
         if let Some(share) = held.share.take() {
             self.quota.borrow_mut().give_back(share);
         }
@@ -202,6 +233,11 @@ impl RelayLane {
         let table = self.held.borrow();
         table.get(&five_tuple)?.actor.as_ref().map(|(address, _)| address.clone())
     }
+}
+
+/// Of the secret, so that nonces are good over a restart: a client whose allocation was lost by it hears so at once.
+fn nonce_key(secret: Option<&RelaySecret>) -> [u8; 32] {
+    secret.map_or_else(|| rand::rng().random(), RelaySecret::nonce_key)
 }
 
 /// Seconds since 1970: what the expiry of a time-limited credential is measured by.

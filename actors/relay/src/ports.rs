@@ -31,13 +31,27 @@ pub(crate) struct Relayed {
     pub(crate) public: SocketAddr,
 }
 
+/// Why there is no relayed socket.
+pub(crate) struct Failed {
+    /// What the client is told.
+    pub(crate) code: u16,
+    /// What the operator should know.
+    pub(crate) error: Option<io::Error>,
+}
+
+impl Failed {
+    fn with(code: u16) -> Self {
+        Self { code, error: None }
+    }
+}
+
 impl Ports {
     pub(crate) fn new(addresses: Vec<RelayAddress>, range: RangeInclusive<u16>) -> Self {
         Self { addresses, range }
     }
 
     /// Opens one on an even port, and one on the port after it.
-    pub(crate) fn open_pair(&self, family: Family, near: IpAddr) -> Result<(Relayed, Relayed), u16> {
+    pub(crate) fn open_pair(&self, family: Family, near: IpAddr) -> Result<(Relayed, Relayed), Failed> {
         for _ in 0..TRIES {
             let first = self.open(family, near, true)?;
             let (local, public) = (first.socket.local(), first.public);
@@ -45,20 +59,21 @@ impl Ports {
                 continue;
             };
             if let Ok(socket) = RelaySocket::open(SocketAddr::new(local.ip(), port), BUFFER) {
+                socket.keep_errors();
                 let second = Relayed { socket, public: SocketAddr::new(public.ip(), port) };
                 return Ok((first, second));
             }
         }
-        Err(code::INSUFFICIENT_CAPACITY)
+        Err(Failed::with(code::INSUFFICIENT_CAPACITY))
     }
 
     /// Opens one. `near`: the address of ours that the request came to, which is preferred.
-    pub(crate) fn open(&self, family: Family, near: IpAddr, even: bool) -> Result<Relayed, u16> {
+    pub(crate) fn open(&self, family: Family, near: IpAddr, even: bool) -> Result<Relayed, Failed> {
         let of_family = || self.addresses.iter().filter(|address| Family::of(address.local) == family);
         let address = of_family()
             .find(|address| address.local == near || address.public == near)
             .or_else(|| of_family().next())
-            .ok_or(code::FAMILY_NOT_SUPPORTED)?;
+            .ok_or(Failed::with(code::FAMILY_NOT_SUPPORTED))?;
         for _ in 0..TRIES {
             let port = rand::rng().random_range(self.range.clone());
             let port = if even { port & !1 } else { port };
@@ -66,14 +81,16 @@ impl Ports {
                 continue;
             }
             match RelaySocket::open(SocketAddr::new(address.local, port), BUFFER) {
-                Ok(socket) => return Ok(Relayed { socket, public: SocketAddr::new(address.public, port) }),
+                Ok(socket) => {
+                    socket.keep_errors();
+                    return Ok(Relayed { socket, public: SocketAddr::new(address.public, port) });
+                }
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot open a relayed socket");
-                    return Err(code::INSUFFICIENT_CAPACITY);
+                    return Err(Failed { code: code::INSUFFICIENT_CAPACITY, error: Some(error) });
                 }
             }
         }
-        Err(code::INSUFFICIENT_CAPACITY)
+        Err(Failed::with(code::INSUFFICIENT_CAPACITY))
     }
 }

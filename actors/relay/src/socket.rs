@@ -7,13 +7,14 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
+use protocol_stun::relay::IcmpError;
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
@@ -101,6 +102,32 @@ impl RelaySocket {
         Ok(Rc::new(Self { socket, state, local, segments, reader, closed, overflow }))
     }
 
+    /// Has errors of the network kept for [`Self::errors`].
+    pub(crate) fn keep_errors(&self) {
+        if let Err(error) = crate::icmp::enable(self.socket.as_fd(), self.local.is_ipv4()) {
+            tracing::debug!(%error, "ICMP errors are not reported");
+        }
+    }
+
+    /// An item whenever there may be an error of the network.
+    pub(crate) fn failing(self: &Rc<Self>) -> impl Stream<Item = ()> + use<> {
+        futures_util::stream::unfold(Rc::clone(self), |socket| async {
+            socket.socket.ready(Interest::ERROR).await.ok()?;
+            (!socket.closed.get()).then_some(((), socket))
+        })
+    }
+
+    /// Takes the errors of the network that are there, at most 16.
+    pub(crate) fn errors(&self, mut each: impl FnMut(SocketAddr, IcmpError)) {
+        for _ in 0..16 {
+            match self.socket.try_io(Interest::ERROR, || crate::icmp::next(self.socket.as_fd())) {
+                Ok(Some((peer, error))) => each(peer, error),
+                Ok(None) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     /// The address that it is bound to.
     pub fn local(&self) -> SocketAddr {
         self.local
@@ -153,6 +180,8 @@ impl RelaySocket {
         let count = match self.socket.try_io(Interest::READABLE, receive) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            // The network's answer to something sent earlier: no packet is lost by it.
+            Err(error) if is_of_the_network(&error) => return Ok(true),
             Err(error) => return Err(error),
         };
         for (memory, meta) in scratch.0.chunks_exact(GRO_BUFFER).zip(&meta).take(count) {
@@ -219,14 +248,38 @@ impl RelaySocket {
         if !control.filled().is_empty() {
             message = message.with_control(control.filled());
         }
+        let mut again = true;
         loop {
             let sent = SockRef::from(&self.socket).sendmsg(&message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
             match sent {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It may be the network's answer to an earlier one, told at this occasion instead of sending.
+                Err(error) if again && is_of_the_network(&error) => again = false,
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl RelaySocket {
+    /// Whether packets leave with DF set, so that DONT-FRAGMENT is honoured for all of them.
+    #[allow(unsafe_code)]
+    pub(crate) fn forbids_fragments(&self) -> bool {
+        let mut value: libc::c_int = -1;
+        let mut length = 4;
+        // SAFETY: the descriptor is open, and `value` has the four bytes that `length` says.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                (&raw mut value).cast(),
+                &raw mut length,
+            )
+        };
+        result == 0 && matches!(value, libc::IP_PMTUDISC_DO | libc::IP_PMTUDISC_PROBE)
     }
 }
 
@@ -335,6 +388,25 @@ impl Control {
 /// Whether the kernel or the interface may have refused the cutting rather than the datagrams.
 fn blames_segmentation(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::EOPNOTSUPP))
+}
+
+/// What the kernel makes of ICMP errors (icmp(7), `icmp_err_convert`).
+fn is_of_the_network(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EMSGSIZE
+                | libc::EPROTO
+                | libc::EACCES
+        )
+    )
 }
 
 fn blame(error: &io::Error) -> &'static str {

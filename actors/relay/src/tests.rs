@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors_runtime::{Address, Full, Intensity, LaneKind, Restart, Row, Universe};
-use protocol_stun::relay::Limits;
+use protocol_stun::relay::{Bounds, Limits, Payload, Rate};
 use protocol_stun::{
     AllocationClient, AllocationConfig, BindingClient, Credentials, Event, Families, Lost, Output, REALM,
     Received, RelaySecret, channel_header, mint,
@@ -15,18 +15,21 @@ use protocol_stun::{
 
 use crate::socket::{Envelope, source};
 use crate::{
-    Direction, Listener, ListenerCommand, RelayAddress, RelayCounters, RelayLane, RelaySettings, RelaySocket,
-    Request, SOCKET_BUFFER,
+    Direction, Door, Listener, ListenerCommand, RelayAddress, RelayCounters, RelayLane, RelaySettings,
+    RelaySocket, Request, SOCKET_BUFFER,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn rows() -> [Row<()>; 2] {
-    let row = |kind, parent, ring, restart| Row {
+#[path = "stream_tests.rs"]
+mod stream_tests;
+
+fn rows() -> [Row<()>; 4] {
+    let row = |kind, parent, ring, restart, lane| Row {
         kind,
         parent,
         each: "test",
-        lane: LaneKind::Packet,
+        lane,
         mailbox: 16,
         full: Full::DropNewest,
         ring,
@@ -34,7 +37,12 @@ fn rows() -> [Row<()>; 2] {
         intensity: Intensity { restarts: 3, within: Duration::from_secs(10) },
         start: None,
     };
-    [row("Listener", "-", 0, Restart::Always), row("Allocation", "Listener", 64, Restart::Never)]
+    [
+        row("Listener", "-", 0, Restart::Always, LaneKind::Packet),
+        row("Allocation", "Listener", 64, Restart::Never, LaneKind::Packet),
+        row("StreamListener", "-", 0, Restart::Always, LaneKind::Control),
+        row("Connection", "StreamListener", 0, Restart::Never, LaneKind::Control),
+    ]
 }
 
 fn settings() -> RelaySettings {
@@ -49,8 +57,9 @@ fn settings() -> RelaySettings {
         own: vec![],
         listen: vec![],
         ports: 40_000..=60_000,
-        most_allocations: 100,
-        most_allocations_each: 2,
+        most_allocations: Bounds { all: 100, node: 2, source: 50 },
+        rate_of_user: Rate::default(),
+        rate_of_source: Rate::default(),
         limits: Limits::default(),
     }
 }
@@ -76,7 +85,7 @@ impl World {
             universe.block_on(async { RelaySocket::open(listen.parse().unwrap(), SOCKET_BUFFER) }).unwrap();
         let relay = socket.local();
         let shared = Rc::clone(&lane);
-        let factory = move || Listener::new(Rc::clone(&shared), Rc::clone(&socket));
+        let factory = move || Listener::new(Rc::clone(&shared), Door::Socket(Rc::clone(&socket)));
         let listener = universe.start::<Listener>("relay", factory).unwrap().address;
         universe.settle();
         Self { universe, lane, listener, relay, counters }
@@ -581,4 +590,133 @@ fn what_the_kernel_drops_before_a_full_buffer_is_counted() {
     assert_eq!(socket.overflowed(Duration::from_millis(999)), 0, "asked too soon");
     assert!((50..100).contains(&socket.overflowed(SECOND)));
     assert_eq!(socket.overflowed(2 * SECOND), 0);
+}
+
+#[test]
+fn a_client_is_told_that_nobody_listens_where_its_packets_go() {
+    let world = World::new();
+    let (socket, peer) = peer();
+    let client = world.bound(peer);
+    drop(socket);
+
+    client.send(peer, b"anybody there?");
+
+    let mut told = Vec::new();
+    world.until("the news", || {
+        while let Some((datagram, _)) = take(&client.socket) {
+            told.push(datagram);
+        }
+        !told.is_empty()
+    });
+    // A Data indication with XOR-PEER-ADDRESS and ICMP (0x8004): port unreachable is type 3, code 3.
+    assert_eq!(told[0].get(..2), Some(&[0x00, 0x17][..]));
+    assert!(told[0].windows(12).any(|part| part == [0x80, 0x04, 0, 8, 0, 0, 3, 3, 0, 0, 0, 0]), "{told:?}");
+    assert_eq!(world.counters.totals().icmp, 1);
+
+    // What is sent after it arrives, at whoever listens by then.
+    let again = udp(peer);
+    client.send(peer, b"and now?");
+    assert_eq!(world.at_peer(&again).0, b"and now?");
+}
+
+#[test]
+fn only_what_looks_like_wireguard_passes_where_nothing_else_shall() {
+    let mut settings = settings();
+    settings.limits.payload = Payload::WireGuard;
+    let world = World::with("127.0.0.1:0", settings);
+    let (socket, peer) = peer();
+    let client = world.bound(peer);
+    let data = [&[4, 0, 0, 0][..], &[7; 28]].concat();
+
+    client.send(peer, b"something else entirely");
+    client.send(peer, &data);
+    assert_eq!(world.at_peer(&socket).0, data);
+    socket.send_to(b"something else again", client.relayed()).unwrap();
+    socket.send_to(&data, client.relayed()).unwrap();
+    assert_eq!(world.received(&client, 1), [(peer, data)]);
+
+    assert_eq!(world.drops("payload_refused"), 2);
+}
+
+#[test]
+fn a_user_has_no_more_relayed_than_its_rate_over_all_its_allocations() {
+    let mut settings = settings();
+    settings.rate_of_user = Rate { packets: 10, bytes: 0 };
+    let world = World::with("127.0.0.1:0", settings);
+    let (socket, peer) = peer();
+    let clients = [world.bound(peer), world.bound(peer)];
+
+    for client in clients.iter().cycle().take(16) {
+        client.send(peer, b"one of many");
+    }
+
+    world.until("ten are through and the rest is counted", || world.drops("over_quota") == 6);
+    assert_eq!(world.counters.packets(Direction::ToPeer), 10);
+    assert!(take(&socket).is_some());
+    world.universe.advance(SECOND);
+    clients[0].send(peer, b"a second later");
+    world.until("more", || world.counters.packets(Direction::ToPeer) == 11);
+}
+
+#[test]
+fn another_user_cannot_do_anything_with_an_allocation() {
+    let mut settings = settings();
+    settings.users.push(Credentials::new("mallory", "secret"));
+    let world = World::with("127.0.0.1:0", settings);
+    let (_socket, peer) = peer();
+    let alice = world.bound(peer);
+    let mut config = AllocationConfig::new(Credentials::new("mallory", "secret"));
+    config.families = Families::V4;
+    // The same five-tuple: whoever can send from alice's address.
+    let mallory = Client::new(
+        AllocationClient::new(config, rand::random()),
+        alice.socket.try_clone().unwrap(),
+        world.relay,
+    );
+
+    mallory.machine.borrow_mut().start(world.universe.now());
+    let mut events = Vec::new();
+    world.until("a refusal", || {
+        events.extend(mallory.turn(world.universe.now()).0);
+        !events.is_empty()
+    });
+
+    assert_eq!(events, [Event::Lost(Lost::Refused { code: 437 })]);
+    assert_eq!(world.counters.allocations(), 1);
+    alice.send(peer, b"still here");
+    world.until("it goes on", || world.counters.packets(Direction::ToPeer) == 1);
+}
+
+#[test]
+fn relayed_packets_keep_the_bit_that_forbids_fragments() {
+    let world = World::new();
+    let relayed = world
+        .universe
+        .block_on(async { world.lane.ports.open(protocol_stun::Family::V4, [127, 0, 0, 1].into(), false) });
+    let Ok(relayed) = relayed else { panic!("no relayed socket") };
+
+    assert!(relayed.socket.forbids_fragments());
+}
+
+#[test]
+fn malformed_messages_cost_a_counter_and_nothing_else() {
+    let world = World::new();
+    let socket = udp("127.0.0.1:0".parse().unwrap());
+    let (seen, held) = (world.counters.totals(), world.lane.held.borrow().len());
+    let mut sent = 0;
+    for length in 0..200_u8 {
+        for first in [0x00, 0x01, 0x3f, 0x40, 0x7f, 0x80, 0xff] {
+            let mut bytes = vec![first; usize::from(length)];
+            if let Some(cookie) = bytes.get_mut(4..8) {
+                cookie.copy_from_slice(&[0x21, 0x12, 0xa4, 0x42]);
+            }
+            socket.send_to(&bytes, world.relay).unwrap();
+            sent += 1;
+        }
+        world.universe.settle();
+    }
+
+    world.until("all are counted", || world.universe.registry().drops().values().sum::<u64>() == sent);
+    assert_eq!((world.counters.totals(), world.lane.held.borrow().len()), (seen, held));
+    assert_eq!(take(&socket), None, "nothing is answered");
 }

@@ -8,6 +8,7 @@ pub mod install;
 pub mod machine;
 pub mod options;
 pub mod publish;
+pub mod relay;
 pub mod report;
 pub mod results;
 pub mod run;
@@ -22,5 +23,5 @@ pub use suite::{Better, Bound, Chart, Figure, Measure, Need, Peer, Round, Setup,
 
 /// Every suite that exists, in the order in which they run.
 pub fn suites() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(tunnel::Tunnel)]
+    vec![Box::new(tunnel::Tunnel), Box::new(relay::Relay)]
 }

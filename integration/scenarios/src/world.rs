@@ -221,6 +221,10 @@ impl World {
             launch.args(["--allow-peer", "203.0.113.0/24", "--allow-peer", "2001:db8::/32"])
         })?;
         node.wait_ready(READY)?;
+        // A relay is ready without control; whoever starts next shall be told of it.
+        wait::until_true("control knows the relay", READY, || {
+            Ok(node.metric("postern_relay_control_session", "")? > 0.0)
+        })?;
         self.relay = Some(node);
         Ok(())
     }

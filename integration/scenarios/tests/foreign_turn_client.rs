@@ -1,10 +1,12 @@
-//! coturn's own client drives the relay: what a stranger's implementation understands is the protocol.
+//! Clients that others wrote drive the relay: what a stranger's implementation understands is the protocol.
+//!
+//! coturn's own client from Debian, and aioice from PyPI.
 
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
-use integration_lab::{Host, Lab, Process, program, wait};
+use integration_lab::{Host, Lab, Process, cargo_target_dir, program, wait, which};
 
 /// A relay alone, with one static user, on both families.
 fn relay(host: &Host, more: &[&str]) -> Process {
@@ -91,6 +93,110 @@ fn ipv6_allocations_work_alike() {
 
     assert_eq!(code, 0, "{said}");
     assert!(nothing_lost(&said), "{said}");
+}
+
+#[test]
+fn clients_over_tcp_lose_nothing_by_channel_and_by_indication() {
+    let street = street();
+    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
+
+    for way in ["", "-s"] {
+        let words = format!("-t -y {way} -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20");
+        let (code, said) = uclient(&street.host, &words);
+
+        assert_eq!(code, 0, "{said}");
+        assert!(nothing_lost(&said), "{said}");
+    }
+}
+
+/// A certificate and its key in the host's folder.
+fn certificate(street: &Street) -> (String, String) {
+    let dir = street.host.dir();
+    let (cert, key) =
+        (dir.join("relay.pem").display().to_string(), dir.join("relay.key").display().to_string());
+    let subject = "/CN=relay.example";
+    let make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let rest = ["-keyout", &key, "-out", &cert, "-days", "2", "-subj", subject];
+    street.host.run(&[&make[..], &rest].concat()).unwrap();
+    (cert, key)
+}
+
+fn relay_with_tls(street: &Street) -> Process {
+    let (cert, key) = certificate(street);
+    let tls = ["--tls-cert", &cert, "--tls-key", &key, "--listen-tls", "203.0.113.20:443"];
+    relay(&street.host, &[&["--allow-peer", "203.0.113.0/24"][..], &tls].concat())
+}
+
+#[test]
+fn clients_over_tls_lose_nothing() {
+    let street = street();
+    let _relay = relay_with_tls(&street);
+
+    let words = "-t -S -p 443 -y -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20";
+    let (code, said) = uclient(&street.host, words);
+
+    assert_eq!(code, 0, "{said}");
+    assert!(nothing_lost(&said), "{said}");
+}
+
+/// Talks to an echo through an allocation: 20 messages of growing length, by the channel that aioice binds.
+const AIOICE: &str = r#"
+import asyncio, ssl, sys
+from aioice import turn
+
+class End(asyncio.DatagramProtocol):
+    def __init__(self):
+        self.got = asyncio.Queue()
+    def datagram_received(self, data, address):
+        self.got.put_nowait((data, address))
+
+async def main(port, transport, tls):
+    trusting = ssl.create_default_context()
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+    way, end = await turn.create_turn_endpoint(
+        End, server_addr=("203.0.113.20", port), username="alice", password="wonderland",
+        ssl=trusting if tls else False, transport=transport)
+    peer = ("203.0.113.40", 3480)
+    for n in range(20):
+        message = bytes([n]) * (n * 60 + 1)
+        way.sendto(message, peer)
+        data, address = await asyncio.wait_for(end.got.get(), 5)
+        assert data == message and tuple(address[:2]) == peer, (n, len(data), address)
+    way.close()
+    await asyncio.sleep(0.2)
+    print("20 of 20")
+
+asyncio.run(main(int(sys.argv[1]), sys.argv[2], sys.argv[3] == "tls"))
+"#;
+
+/// Python with aioice, made once.
+fn aioice() -> String {
+    let venv = cargo_target_dir().unwrap().join("foreign/aioice");
+    if !venv.join("bin/aioice-is-there").exists() {
+        let python = which("python3").unwrap();
+        let make = Command::new(python).args(["-m", "venv"]).arg(&venv).status().unwrap();
+        let install = ["install", "--quiet", "--disable-pip-version-check", "aioice==0.13.0"];
+        let install = Command::new(venv.join("bin/pip")).args(install).status().unwrap();
+        assert!(make.success() && install.success(), "aioice cannot be installed");
+        std::fs::write(venv.join("bin/aioice-is-there"), "").unwrap();
+    }
+    venv.join("bin/python").display().to_string()
+}
+
+#[test]
+fn aioice_reaches_a_peer_over_udp_tcp_and_tls() {
+    let python = aioice();
+    let street = street();
+    let _echo = echo(&street.elsewhere);
+    let _relay = relay_with_tls(&street);
+
+    for words in [["3478", "udp", "plain"], ["3478", "tcp", "plain"], ["443", "tcp", "tls"]] {
+        let argv = [&[python.as_str(), "-c", AIOICE][..], &words].concat();
+        let done = street.host.try_run_for(&argv, Duration::from_secs(30)).unwrap();
+
+        assert_eq!((done.code, done.stdout.trim()), (0, "20 of 20"), "{words:?}: {}", done.stderr);
+    }
 }
 
 #[test]

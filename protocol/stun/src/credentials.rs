@@ -72,6 +72,14 @@ impl RelaySecret {
         Zeroizing::new(URL_SAFE_NO_PAD.encode(&*self.0))
     }
 
+    /// A key for the relay's nonces that is as secret as this, and says nothing about it.
+    pub fn nonce_key(&self) -> [u8; 32] {
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0), b"postern relay: nonces");
+        let mut key = [0; 32];
+        key.copy_from_slice(tag.as_ref());
+        key
+    }
+
     /// The bytes.
     pub fn expose(&self) -> &[u8] {
         &self.0

@@ -69,7 +69,7 @@ pub enum Route {
 /// How long a source address counts as seen: longer than any interval between two requests of a live allocation.
 const SEEN_FOR: Duration = Duration::from_secs(3600);
 
-/// Most source addresses remembered; beyond it the oldest is forgotten.
+/// Most source addresses remembered; beyond it the older half is forgotten.
 const MOST_SEEN: usize = 16_384;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +103,7 @@ pub struct PeerAddressFilter {
     listeners: Vec<SocketAddr>,
     relayed: HashSet<SocketAddr>,
     seen: HashMap<(Account, IpAddr), Duration>,
+    seen_before: HashMap<(Account, IpAddr), Duration>,
 }
 
 impl PeerAddressFilter {
@@ -113,8 +114,9 @@ impl PeerAddressFilter {
         let mut rules = built_in();
         rules.extend(allow.iter().map(rule(Origin::Allow, None)));
         rules.extend(deny.iter().map(rule(Origin::Deny, Some(Refusal::Denied))));
-        let (relayed, seen) = (HashSet::new(), HashMap::new());
-        let mut filter = Self { rules, own: Vec::new(), listeners: listeners.to_vec(), relayed, seen };
+        let (relayed, seen, seen_before) = (HashSet::new(), HashMap::new(), HashMap::new());
+        let mut filter =
+            Self { rules, own: Vec::new(), listeners: listeners.to_vec(), relayed, seen, seen_before };
         filter.own = own.iter().map(|address| filter.describe(canonical(*address))).collect();
         filter
     }
@@ -134,15 +136,12 @@ impl PeerAddressFilter {
         if self.judge_rules(source) != Err(Refusal::Private) {
             return;
         }
-        if self.seen.len() >= MOST_SEEN {
-            self.seen.retain(|_, at| now.saturating_sub(*at) < SEEN_FOR);
+        // Two generations, so that forgetting the old ones is never a walk over all of them.
+        let key = (account.clone(), source);
+        if self.seen.len() >= MOST_SEEN / 2 && !self.seen.contains_key(&key) {
+            self.seen_before = std::mem::take(&mut self.seen);
         }
-        if self.seen.len() >= MOST_SEEN
-            && let Some(oldest) = self.seen.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone())
-        {
-            self.seen.remove(&oldest);
-        }
-        self.seen.insert((account.clone(), source), now);
+        self.seen.insert(key, now);
     }
 
     /// An allocation has this relayed address from now on.
@@ -228,7 +227,8 @@ impl PeerAddressFilter {
     fn judge_one(&self, address: IpAddr, account: &Account, now: Duration) -> Result<(), Refusal> {
         match self.judge_rules(address) {
             Err(Refusal::Private) => {
-                let at = self.seen.get(&(account.clone(), address));
+                let key = (account.clone(), address);
+                let at = self.seen.get(&key).or_else(|| self.seen_before.get(&key));
                 let fresh = at.is_some_and(|at| now.saturating_sub(*at) < SEEN_FOR);
                 if fresh { Ok(()) } else { Err(Refusal::Private) }
             }

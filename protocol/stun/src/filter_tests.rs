@@ -196,7 +196,10 @@ fn what_was_seen_is_bounded() {
         filter.saw(&account(), IpAddr::from([10, a, b, c]), NOW + Duration::from_millis(n as u64));
     }
 
-    assert_eq!(filter.seen.len(), MOST_SEEN);
+    assert!(filter.seen.len() + filter.seen_before.len() <= MOST_SEEN);
+    let newest = u32::try_from(MOST_SEEN + 99).unwrap().to_be_bytes();
+    let newest = SocketAddr::from(([10, newest[1], newest[2], newest[3]], 0));
+    assert_eq!(filter.judge(newest, &account(), NOW), Verdict::Allowed);
     assert_eq!(
         filter.judge("10.0.0.1:0".parse().unwrap(), &account(), NOW),
         Verdict::Refused(Refusal::Private)

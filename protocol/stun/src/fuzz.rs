@@ -14,6 +14,7 @@ use crate::key::{Algorithm, Key};
 use crate::nonce::Nonces;
 use crate::relay::{
     Allocation, Ask, Authority, Decision, FiveTuple, Front, Granted, Limits, Output as RelayOutput, Request,
+    Transport,
 };
 use crate::wire::{Draft, plain, read};
 
@@ -48,7 +49,7 @@ pub fn fuzz_stun(datagram: &[u8]) {
             let _ = raw.to_string();
         }
     }
-    if let Decision::Answer(answer) = front().handle(datagram, client_address(), Duration::ZERO, UNIX_NOW) {
+    if let Decision::Answer(answer) = front().handle(datagram, client_address(), UNIX_NOW, true) {
         assert!(read(&answer).is_some());
         assert!(answer.len() <= 3 * datagram.len());
     }
@@ -101,7 +102,7 @@ impl World {
     fn step(&mut self, operation: u8, bytes: &[u8]) {
         match operation % 8 {
             0 => self.at_relay(bytes),
-            1 => self.at_relay(&signed(bytes, self.now)),
+            1 => self.at_relay(&signed(bytes)),
             2 => self.packet_of_peer(bytes),
             3 => {
                 self.now += Duration::from_secs(bytes.first().copied().unwrap_or(1).into());
@@ -122,7 +123,7 @@ impl World {
 
     fn at_relay(&mut self, datagram: &[u8]) {
         let decision = match crate::kind_at_relay(datagram) {
-            crate::Kind::Stun => self.front.handle(datagram, client_address(), self.now, UNIX_NOW),
+            crate::Kind::Stun => self.front.handle(datagram, client_address(), UNIX_NOW, true),
             crate::Kind::ChannelData | crate::Kind::Other => Decision::Indication,
         };
         match decision {
@@ -151,8 +152,11 @@ impl World {
         match (&mut self.allocation, request.ask()) {
             (Some(allocation), _) => allocation.handle_request(request, &self.filter, self.now),
             (None, Ask::Allocate(ask)) => {
-                let five_tuple =
-                    FiveTuple { client: client_address(), relay: SocketAddr::new(relayed().ip(), 3478) };
+                let five_tuple = FiveTuple {
+                    transport: Transport::Udp,
+                    client: client_address(),
+                    relay: SocketAddr::new(relayed().ip(), 3478),
+                };
                 let granted = Granted {
                     five_tuple,
                     relayed: vec![relayed()],
@@ -236,7 +240,7 @@ impl World {
 }
 
 /// A request with a true integrity around attributes from the fuzzer: `[method, attribute bytes…]`.
-fn signed(bytes: &[u8], now: Duration) -> Vec<u8> {
+fn signed(bytes: &[u8]) -> Vec<u8> {
     let (method, attributes) = bytes.split_first().unwrap_or((&3, &[]));
     let mut draft = Draft::new(
         MessageClass::Request,
@@ -256,7 +260,7 @@ fn signed(bytes: &[u8], now: Duration) -> Vec<u8> {
     draft
         .with_some(Username::new("alice").ok())
         .with_some(Realm::new(REALM).ok())
-        .with_some(Nonce::new(&Nonces::new(NONCE_KEY).make(client_address(), now)).ok())
+        .with_some(Nonce::new(&Nonces::new(NONCE_KEY).make(client_address(), UNIX_NOW)).ok())
         .sign(&Key::long_term("alice", REALM, "wonder", Algorithm::Sha1))
 }
 

@@ -18,6 +18,7 @@ pub mod filter;
 pub mod fuzz;
 pub mod nonce;
 pub mod relay;
+pub mod stream;
 pub mod wire;
 
 mod key;

@@ -1,14 +1,16 @@
 //! Nonces without state: the relay recognises its own by their MAC.
 //!
-//! A nonce is the minute it was made in (16 bits) and 80 bits of HMAC-SHA256 over that minute, the client's address and
-//! port. 16 characters, so that a challenge stays within three times the shortest request.
+//! A nonce begins with the cookie of RFC 8489 §9.2, which says that the relay knows password algorithms: a stranger on the
+//! way who strikes their list out of a challenge is found out. Then come the minute it was made in (16 bits) and 72 bits of
+//! HMAC-SHA256 over that minute, the client's address and port. 28 characters: with a realm of at most eight and the list
+//! of algorithms a challenge has 84 bytes, three times the shortest Allocate.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::hmac;
 use subtle::ConstantTimeEq;
 
@@ -16,12 +18,16 @@ use subtle::ConstantTimeEq;
 pub const LIFETIME: Duration = Duration::from_secs(3600);
 
 const UNIT: u64 = 60;
-const MAC_LEN: usize = 10;
+const MAC_LEN: usize = 9;
 
-/// Characters of a nonce.
-pub const NONCE_LEN: usize = 16;
+/// RFC 8489 §9.2 and §18.1: the cookie, then 24 bits in base64, the leftmost of which stands for password algorithms.
+const COOKIE: &str = "obMatJos2gAAA";
 
-/// Makes and recognises nonces. The key is drawn anew at each start, so a nonce from before it is stale.
+/// Characters of a nonce: the cookie, and 11 bytes in base64.
+pub const NONCE_LEN: usize = COOKIE.len() + 15;
+
+/// Makes and recognises nonces. Times are seconds since 1970, so that a relay that keeps its key over a restart knows the
+/// nonces from before it.
 pub struct Nonces(hmac::Key);
 
 impl Nonces {
@@ -31,21 +37,25 @@ impl Nonces {
     }
 
     /// A nonce for the client at `source`.
-    pub fn make(&self, source: SocketAddr, now: Duration) -> String {
-        let minute = now.as_secs() / UNIT;
+    pub fn make(&self, source: SocketAddr, unix_now: u64) -> String {
+        let minute = unix_now / UNIT;
         let mut raw = [0u8; 2 + MAC_LEN];
         raw[..2].copy_from_slice(&low_bits(minute));
         raw[2..].copy_from_slice(&self.mac(minute, source));
-        URL_SAFE_NO_PAD.encode(raw)
+        let mut nonce = String::with_capacity(NONCE_LEN);
+        nonce.push_str(COOKIE);
+        URL_SAFE_NO_PAD.encode_string(raw, &mut nonce);
+        nonce
     }
 
     /// Whether `nonce` was made here, for this client, within [`LIFETIME`].
-    pub fn is_fresh(&self, nonce: &str, source: SocketAddr, now: Duration) -> bool {
+    pub fn is_fresh(&self, nonce: &str, source: SocketAddr, unix_now: u64) -> bool {
         let mut raw = [0u8; 2 + MAC_LEN];
-        if nonce.len() != NONCE_LEN || URL_SAFE_NO_PAD.decode_slice(nonce, &mut raw) != Ok(raw.len()) {
+        let Some(text) = nonce.strip_prefix(COOKIE) else { return false };
+        if nonce.len() != NONCE_LEN || URL_SAFE_NO_PAD.decode_slice(text, &mut raw) != Ok(raw.len()) {
             return false;
         }
-        let present = now.as_secs() / UNIT;
+        let present = unix_now / UNIT;
         let made = u16::from_be_bytes([raw[0], raw[1]]);
         let age = u64::from(u16::from_be_bytes(low_bits(present)).wrapping_sub(made));
         let Some(minute) = present.checked_sub(age) else { return false };
@@ -74,6 +84,14 @@ impl fmt::Debug for Nonces {
     }
 }
 
+/// Whether a nonce, of whatever relay, says that the challenge lists password algorithms (RFC 8489 §9.2).
+pub(crate) fn offers_algorithms(nonce: &str) -> bool {
+    let features = nonce.strip_prefix("obMatJos2").and_then(|rest| rest.get(..4));
+    let mut bits = [0u8; 3];
+    let decoded = features.map(|features| STANDARD.decode_slice(features, &mut bits));
+    matches!(decoded, Some(Ok(3))) && bits[0] & 0x80 != 0
+}
+
 fn low_bits(minute: u64) -> [u8; 2] {
     let bytes = minute.to_be_bytes();
     [bytes[6], bytes[7]]
@@ -83,7 +101,7 @@ fn low_bits(minute: u64) -> [u8; 2] {
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: u64 = 3600;
 
     fn source(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -93,13 +111,13 @@ mod tests {
     fn a_nonce_is_fresh_for_its_client_and_its_hour() {
         let nonces = Nonces::new([1; 32]);
         let client = source("203.0.113.7:5000");
-        for start in [Duration::ZERO, HOUR * 2000, Duration::from_secs(60 * 65_535)] {
+        for start in [0, HOUR * 2000, 60 * 65_535] {
             let nonce = nonces.make(client, start);
 
             assert_eq!(nonce.len(), NONCE_LEN);
             assert!(nonces.is_fresh(&nonce, client, start));
             assert!(nonces.is_fresh(&nonce, client, start + HOUR));
-            assert!(!nonces.is_fresh(&nonce, client, start + HOUR + Duration::from_secs(60)));
+            assert!(!nonces.is_fresh(&nonce, client, start + HOUR + 60));
         }
     }
 
@@ -115,6 +133,14 @@ mod tests {
     }
 
     #[test]
+    fn a_nonce_says_that_the_relay_knows_password_algorithms() {
+        let nonce = Nonces::new([1; 32]).make(source("203.0.113.7:5000"), HOUR);
+
+        let features = STANDARD.decode(nonce.strip_prefix("obMatJos2").unwrap().get(..4).unwrap()).unwrap();
+        assert_eq!(features, [0x80, 0, 0]);
+    }
+
+    #[test]
     fn damaged_text_is_stale() {
         let nonces = Nonces::new([1; 32]);
         let client = source("203.0.113.7:5000");
@@ -122,10 +148,10 @@ mod tests {
 
         for at in 0..nonce.len() {
             let mut changed = nonce.clone().into_bytes();
-            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
-            assert!(!nonces.is_fresh(&String::from_utf8(changed).unwrap(), client, HOUR));
+            changed[at] = if changed[at] == b'Q' { b'Z' } else { b'Q' };
+            assert!(!nonces.is_fresh(&String::from_utf8(changed).unwrap(), client, HOUR), "character {at}");
         }
-        for text in ["", "short", "äöü-äöü-äöü", "AAAAAAAAAAAAAAAAA"] {
+        for text in ["", COOKIE, "short", "äöü-äöü-äöü", "AAAAAAAAAAAAAAAAA"] {
             assert!(!nonces.is_fresh(text, client, HOUR));
         }
     }

@@ -12,7 +12,8 @@ use stun_types::attribute::{
     MessageIntegritySha256,
 };
 use stun_types::message::{
-    Message, MessageClass, MessageHeader, MessageType, MessageWrite, MessageWriteVec, Method, TransactionId,
+    Message, MessageClass, MessageHeader, MessageType, MessageWrite, MessageWriteExt as _, MessageWriteVec,
+    Method, TransactionId,
 };
 
 use crate::key::Key;
@@ -199,13 +200,13 @@ pub(crate) fn transaction(random: &mut impl rand::Rng) -> TransactionId {
     TransactionId::from(random.random::<u128>())
 }
 
-/// A message that is being written.
-pub(crate) struct Draft(MessageWriteVec);
+/// A message that is being written, and whether it ends with FINGERPRINT.
+pub(crate) struct Draft(MessageWriteVec, bool);
 
 impl Draft {
     pub(crate) fn new(class: MessageClass, method: Method, transaction: TransactionId) -> Self {
         let kind = MessageType::from_class_method(class, method);
-        Self(Message::builder(kind, transaction, MessageWriteVec::with_capacity(128)))
+        Self(Message::builder(kind, transaction, MessageWriteVec::with_capacity(128)), false)
     }
 
     /// Adds one attribute. The integrity comes last, by [`Self::sign`].
@@ -227,14 +228,24 @@ impl Draft {
         self.with_some(ErrorCode::new(code, "").ok())
     }
 
+    /// Lets FINGERPRINT end it, or not: an answer has one when its request had (RFC 8489 §7).
+    pub(crate) fn fingerprinted(mut self, fingerprinted: bool) -> Self {
+        self.1 = fingerprinted;
+        self
+    }
+
     /// Ends the message with its integrity.
     pub(crate) fn sign(mut self, key: &Key) -> Vec<u8> {
         key.sign(&mut self.0);
-        self.0.finish()
+        self.finish()
     }
 
     /// Ends the message without integrity.
-    pub(crate) fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        // Without room for it in the length field the message is too long for anybody.
+        if self.1 {
+            let _ = self.0.add_fingerprint();
+        }
         self.0.finish()
     }
 }
@@ -245,16 +256,14 @@ const _: () = assert!(HEADER_LEN == MessageHeader::LENGTH);
 mod tests {
     use super::*;
     use stun_types::attribute::Username;
-    use stun_types::message::{BINDING, MessageWriteExt};
+    use stun_types::message::BINDING;
 
     fn binding() -> Draft {
         Draft::new(MessageClass::Request, BINDING, TransactionId::from(7))
     }
 
     fn with_fingerprint() -> Vec<u8> {
-        let mut draft = binding();
-        draft.0.add_fingerprint().unwrap();
-        draft.finish()
+        binding().fingerprinted(true).finish()
     }
 
     #[test]

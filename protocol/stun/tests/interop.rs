@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use protocol_stun::relay::{
     Allocation, Ask, Authority, Decision, FiveTuple, Front, Granted, Limits, Output, ToClient, ToPeer,
+    Transport,
 };
 use protocol_stun::{Credentials, Kind, PeerAddressFilter, REALM, channel_header, kind};
 use turn_client_proto::api::{
@@ -52,7 +53,7 @@ impl Relay {
             let payload = datagram[to_peer.payload.clone()].to_vec();
             return (vec![], Some((to_peer, payload)));
         }
-        match self.front.handle(datagram, at(CLIENT), now, 0) {
+        match self.front.handle(datagram, at(CLIENT), 0, true) {
             Decision::Answer(bytes) => (vec![bytes], None),
             Decision::Indication => {
                 let allocation = self.allocation.as_ref().unwrap();
@@ -65,7 +66,11 @@ impl Relay {
                     (Some(allocation), _) => allocation.handle_request(&request, &self.filter, now),
                     (None, Ask::Allocate(ask)) => {
                         let granted = Granted {
-                            five_tuple: FiveTuple { client: at(CLIENT), relay: at(RELAY) },
+                            five_tuple: FiveTuple {
+                                transport: Transport::Udp,
+                                client: at(CLIENT),
+                                relay: at(RELAY),
+                            },
                             relayed: ask
                                 .families
                                 .each()

@@ -85,8 +85,9 @@ fn relay_addresses(config: &Config) -> Check {
 fn relay_ports(config: &Config) -> Check {
     let (first, last) = (*config.ports.start(), *config.ports.end());
     let count = usize::from(last - first) + 1;
-    let message = format!("{first}-{last}: {count} ports for {} allocations", config.most_allocations);
-    if count < config.most_allocations {
+    let most = config.limits.allocations().all;
+    let message = format!("{first}-{last}: {count} ports for {most} allocations");
+    if count < most {
         return Check::warn("relay-ports", message, "widen --relay-ports, or lower --max-allocations");
     }
     Check::ok("relay-ports", message)

@@ -5,6 +5,8 @@ use services_chassis::NodeFlags;
 use services_chassis::settings::CommonFlags;
 
 use crate::config::RelayFlags;
+use crate::limits::LimitFlags;
+use crate::streams::StreamFlags;
 
 const AFTER_HELP: &str = "\
 Every flag can stand in the TOML file too (with _ for -), and every flag has a POSTERN_* variable; a flag beats its
@@ -36,6 +38,12 @@ pub struct Cli {
     /// Flags of the relay.
     #[command(flatten)]
     pub relay: RelayFlags,
+    /// Flags about connections.
+    #[command(flatten)]
+    pub streams: StreamFlags,
+    /// Flags about how much there may be.
+    #[command(flatten)]
+    pub limits: LimitFlags,
     /// What to do; without it, `serve`.
     #[command(subcommand)]
     pub command: Option<Command>,

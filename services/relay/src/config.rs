@@ -12,12 +12,15 @@ use std::time::Duration;
 use actors_access::{ControlUrl, Trust};
 use clap::Args;
 use ipnet::IpNet;
+use protocol_stun::relay::LONGEST_REALM;
 use protocol_stun::{Credentials, REALM};
 use serde::Deserialize;
 use services_chassis::settings::{CommonFlags, Settings};
 use services_chassis::{Failure, NodeFlags, secret_file};
 
 use crate::cli::Cli;
+use crate::limits::LimitFlags;
+use crate::streams::{StreamFlags, Streams};
 
 /// The program's name, as files and directories have it.
 pub const PROGRAM: &str = "postern-relay";
@@ -27,10 +30,6 @@ const METRICS: &str = "127.0.0.1:9462";
 const PORT: u16 = 3478;
 /// RFC 6335 §6: the dynamic ports.
 const PORTS: RangeInclusive<u16> = 49_152..=65_535;
-/// One for each port of the default range leaves none free; this leaves a fifth.
-const MOST_ALLOCATIONS: usize = 12_000;
-/// A gateway holds one, and another for a moment while it changes its address.
-const MOST_EACH: usize = 16;
 /// Enough for control to send nodes elsewhere; a supervisor waits 10 s at least before it kills.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -102,12 +101,6 @@ pub struct RelayFlags {
     /// Realm of the challenges; default postern
     #[arg(long, env = "POSTERN_REALM", value_name = "REALM")]
     pub realm: Option<String>,
-    /// Most allocations in all; default 12000
-    #[arg(long, env = "POSTERN_MAX_ALLOCATIONS", value_name = "NUMBER")]
-    pub max_allocations: Option<usize>,
-    /// Most allocations of one user; default 16
-    #[arg(long, env = "POSTERN_MAX_ALLOCATIONS_PER_USER", value_name = "NUMBER")]
-    pub max_allocations_per_user: Option<usize>,
     /// Name of this relay's region; default the one of its token
     #[arg(long, env = "POSTERN_REGION", value_name = "NAME")]
     pub region: Option<String>,
@@ -115,7 +108,7 @@ pub struct RelayFlags {
     #[arg(long, env = "POSTERN_COORDINATES", value_name = "LATITUDE,LONGITUDE", allow_hyphen_values = true)]
     pub coordinates: Option<String>,
     /// Seconds that allocations are kept up after SIGTERM, while control sends nodes elsewhere; default 2
-    #[arg(long, env = "POSTERN_DRAIN_SECONDS", value_name = "SECONDS")]
+    #[arg(long, visible_alias = "drain-timeout", env = "POSTERN_DRAIN_SECONDS", value_name = "SECONDS")]
     pub drain_seconds: Option<u64>,
 }
 
@@ -146,10 +139,10 @@ pub struct Config {
     pub secret_file: Option<PathBuf>,
     /// Realm of the challenges.
     pub realm: String,
-    /// Most allocations in all.
-    pub most_allocations: usize,
-    /// Most allocations of one user.
-    pub most_each: usize,
+    /// How much of everything there may be.
+    pub limits: LimitFlags,
+    /// TCP and TLS.
+    pub streams: Streams,
     /// Name of the region; empty: the token's.
     pub region: String,
     /// Latitude and longitude in degrees.
@@ -183,11 +176,24 @@ impl Config {
     pub fn load(cli: &Cli) -> Result<Self, Failure> {
         let mut file = cli.common.file(PROGRAM)?;
         let (common, node, relay) = (file.take()?, file.take()?, file.take()?);
+        let (streams, limits) = (file.take()?, file.take()?);
         file.finish()?;
-        Self::resolve(cli.common.clone().or(common), cli.node.clone().or(node), cli.relay.clone().or(relay))
+        Self::resolve(
+            cli.common.clone().or(common),
+            cli.node.clone().or(node),
+            cli.relay.clone().or(relay),
+            cli.streams.clone().or(streams),
+            cli.limits.clone().or(limits),
+        )
     }
 
-    fn resolve(common: CommonFlags, node: NodeFlags, relay: RelayFlags) -> Result<Self, Failure> {
+    fn resolve(
+        common: CommonFlags,
+        node: NodeFlags,
+        relay: RelayFlags,
+        streams: StreamFlags,
+        limits: LimitFlags,
+    ) -> Result<Self, Failure> {
         let settings = common_settings(common)?;
         let standalone = relay.standalone.unwrap_or(false);
         let control = match (&node.control_url, standalone) {
@@ -230,6 +236,7 @@ impl Config {
             settings,
             node,
             control,
+            streams: streams.resolve(&listen)?,
             listen,
             listen_by_default,
             external: relay.external_address,
@@ -239,8 +246,7 @@ impl Config {
             users,
             secret_file,
             realm: realm(relay.realm.unwrap_or_else(|| REALM.into()))?,
-            most_allocations: relay.max_allocations.unwrap_or(MOST_ALLOCATIONS),
-            most_each: relay.max_allocations_per_user.unwrap_or(MOST_EACH),
+            limits,
             region: relay.region.unwrap_or_default(),
             coordinates: relay.coordinates.as_deref().map(coordinates).transpose()?,
             drain: relay.drain_seconds.map_or(DRAIN, Duration::from_secs),
@@ -266,8 +272,6 @@ impl RelayFlags {
             static_user_file: self.static_user_file.or(file.static_user_file),
             secret_file: self.secret_file.or(file.secret_file),
             realm: self.realm.or(file.realm),
-            max_allocations: self.max_allocations.or(file.max_allocations),
-            max_allocations_per_user: self.max_allocations_per_user.or(file.max_allocations_per_user),
             region: self.region.or(file.region),
             coordinates: self.coordinates.or(file.coordinates),
             drain_seconds: self.drain_seconds.or(file.drain_seconds),
@@ -346,13 +350,16 @@ fn networks(flag: &str, texts: &[String]) -> Result<Vec<IpNet>, Failure> {
     texts.iter().map(network).collect()
 }
 
-/// RFC 8489 §14.9 allows 127 characters; a challenge stays small with fewer.
+/// RFC 8489 §14.9 allows 127 characters; with more than these a challenge is longer than three times the shortest request.
 fn realm(text: String) -> Result<String, Failure> {
     let fine = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\');
-    if (1..=63).contains(&text.len()) && text.chars().all(fine) {
+    if (1..=LONGEST_REALM).contains(&text.len()) && text.chars().all(fine) {
         return Ok(text);
     }
-    Err(Failure::usage("--realm: 1 to 63 printable ASCII characters, without space, quote and backslash"))
+    Err(Failure::usage(format!(
+        "--realm: 1 to {LONGEST_REALM} printable ASCII characters, without space, quote and backslash"
+    ))
+    .fix("choose a shorter one: a longer one would make challenges that amplify forged requests"))
 }
 
 fn coordinates(text: &str) -> Result<(f64, f64), Failure> {

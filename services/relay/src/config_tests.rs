@@ -12,8 +12,15 @@ fn resolve(arguments: &str, file: &str) -> Result<Config, Failure> {
     let cli = Cli::try_parse_from(line.split(' ')).unwrap();
     let mut file = ConfigFile::parse("test.toml", file)?;
     let (common, node, relay) = (file.take()?, file.take()?, file.take()?);
+    let (streams, limits) = (file.take()?, file.take()?);
     file.finish()?;
-    Config::resolve(cli.common.or(common), cli.node.or(node), cli.relay.or(relay))
+    Config::resolve(
+        cli.common.or(common),
+        cli.node.or(node),
+        cli.relay.or(relay),
+        cli.streams.or(streams),
+        cli.limits.or(limits),
+    )
 }
 
 #[test]
@@ -119,4 +126,40 @@ fn coordinates_may_be_south_and_west() {
 #[test]
 fn a_key_that_nobody_knows_is_refused_by_name() {
     assert!(resolve(ALONE, "colour = 'red'").unwrap_err().what.contains("colour"));
+}
+
+#[test]
+fn tcp_is_where_udp_is_and_tls_where_there_is_a_certificate() {
+    let config = resolve(&format!("{ALONE} --listen 192.0.2.1:3479"), "").unwrap();
+    assert_eq!(config.streams.tcp, ["192.0.2.1:3479".parse().unwrap()]);
+    assert!(config.streams.tls.is_empty());
+
+    let files = " --tls-cert a --tls-key b";
+    let config = resolve(&format!("{ALONE}{files} --listen 192.0.2.1:3479 --listen-tcp off"), "").unwrap();
+    assert!(config.streams.tcp.is_empty());
+    assert_eq!(config.streams.tls, ["192.0.2.1:5349".parse().unwrap(), "192.0.2.1:443".parse().unwrap()]);
+
+    let failure = resolve(&format!("{ALONE} --listen-tls 192.0.2.1:443"), "").unwrap_err();
+    assert!(failure.to_string().contains("--tls-cert"), "{failure}");
+}
+
+#[test]
+fn a_realm_that_would_make_challenges_amplify_is_refused() {
+    assert!(resolve(&format!("{ALONE} --realm eight888"), "").is_ok());
+
+    let failure = resolve(&format!("{ALONE} --realm nine99999"), "").unwrap_err();
+    assert!(failure.to_string().contains("shorter"), "{failure}");
+}
+
+#[test]
+fn limits_come_from_flags_and_file() {
+    use protocol_stun::relay::{Bounds, Payload, Rate};
+
+    let file = "payload = 'wireguard'\nmax_bytes_per_user = 5";
+    let config = resolve(&format!("{ALONE} --max-packets-per-source 7 --max-allocations 8"), file).unwrap();
+
+    assert_eq!(config.limits.allocations(), Bounds { all: 8, node: 16, source: 4096 });
+    assert_eq!(config.limits.of_user(), Rate { packets: 0, bytes: 5 });
+    assert_eq!(config.limits.of_source(), Rate { packets: 7, bytes: 0 });
+    assert_eq!(config.limits.each().payload, Payload::WireGuard);
 }

@@ -14,6 +14,7 @@ use actors_runtime::{Address, TreeHandle};
 use nix::sys::signal::{SigSet, Signal};
 use protocol_control::FromNode;
 use services_chassis::Exit;
+use services_chassis::health::Readiness;
 
 /// How often the end of the last allocation is looked for.
 const LOOK: Duration = Duration::from_millis(20);
@@ -44,6 +45,8 @@ pub struct Drain {
     pub control: Option<Address<ControlSession>>,
     /// Tells when nothing is left.
     pub counters: Arc<RelayCounters>,
+    /// Whoever chooses among relays shall choose another.
+    pub readiness: Readiness,
     /// How long allocations are kept up.
     pub limit: Duration,
 }
@@ -68,6 +71,7 @@ impl Drain {
     fn run(&self, handle: &TreeHandle) {
         tracing::info!(allocations = self.counters.allocations(), "draining");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.readiness.not_ready("draining");
         for listener in &self.listeners {
             if listener.tell(ListenerCommand::Drain).is_err() {
                 tracing::debug!("a listener is already gone");

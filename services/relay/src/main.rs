@@ -1,6 +1,6 @@
 //! `postern-relay`: the program beside the internet that everybody can reach.
 //!
-//! It tells nodes their addresses (STUN) and passes packets on for those with a credential (TURN over UDP, IPv4 and IPv6).
+//! It tells nodes their addresses (STUN) and passes packets on for those with a credential (TURN, IPv4 and IPv6).
 //! It sees sealed packets only, keeps nothing but the secret that its credentials are made from, and goes on while
 //! control is away.
 
@@ -9,13 +9,14 @@ mod check;
 mod cli;
 mod config;
 mod drain;
+mod limits;
 mod secret;
 mod serve;
+mod streams;
 mod tree;
 
 use std::process::ExitCode;
 
-use actors_runtime::Tree;
 use services_chassis::local;
 
 use cli::{Cli, Command};
@@ -31,7 +32,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve => serve::run(Config::load(&cli)?),
         Command::Check { json } => check::run(&Config::load(&cli)?, json),
         Command::Tree => {
-            print!("{}", Tree::new(tree::TREE).render());
+            print!("{}", tree::table().render());
             Ok(())
         }
         Command::Actors { json } => local::actors(PROGRAM, &place(&cli)?.socket(PROGRAM), json),

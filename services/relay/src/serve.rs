@@ -1,23 +1,22 @@
 //! `postern-relay serve`: puts everything together and runs it.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use actors_access::{ControlSession, Endpoint, SessionEvent, SessionSettings, SessionStatus, Target};
-use actors_relay::{Listener, RelayCounters, RelaySettings};
-use actors_runtime::{Outlet, Tree};
+use actors_relay::{Listener, RelayCounters, RelaySettings, streams};
+use actors_runtime::Outlet;
 use protocol_control::{Introduction, RoleHello, Secret, Welcome};
 use protocol_identity::TokenKind;
 use protocol_stun::RelaySecret;
-use protocol_stun::relay::Limits;
-use services_chassis::health::Readiness;
 use services_chassis::{Chassis, Failure, Metrics, Sample, chain, identity_file, no_desk};
 
 use crate::addresses::{Addresses, Host, addresses};
 use crate::config::{Config, PROGRAM};
 use crate::drain::{Drain, Signals};
 use crate::secret::secret;
-use crate::tree::{Relay, TREE};
+use crate::tree::{Doors, Relay, STREAMS, table};
 
 /// Runs until a signal.
 ///
@@ -26,7 +25,7 @@ use crate::tree::{Relay, TREE};
 pub fn run(config: Config) -> Result<(), Failure> {
     // Before any thread is there that would inherit another mask.
     let signals = Signals::block();
-    let tree = Tree::new(TREE);
+    let tree = table();
     let chassis =
         Chassis::start(PROGRAM, env!("CARGO_PKG_VERSION"), config.settings.clone(), &tree.registry())?;
     let listen = usable(&config)?;
@@ -34,14 +33,22 @@ pub fn run(config: Config) -> Result<(), Failure> {
     let secret = config.secret_file.as_deref().map(secret).transpose()?;
     let counters = Arc::new(RelayCounters::default());
     watch(chassis.metrics(), &counters);
-    let session = session(&config, &addresses, secret.as_ref(), chassis.readiness())?;
+    let known = Arc::new(AtomicBool::new(false));
+    let session = session(&config, &addresses, secret.as_ref(), &known)?;
+    if session.is_some() {
+        watch_control(chassis.metrics(), &known);
+    }
+    let readiness = chassis.readiness().clone();
     let context = Relay {
         settings: Arc::new(settings(&config, &addresses, &listen, secret)),
         counters: Arc::clone(&counters),
         session,
         listen,
+        doors: doors(&config)?,
+        streams: streams(),
     };
-    let keys: Vec<String> = context.listen.iter().map(ToString::to_string).collect();
+    let keys: Vec<String> =
+        context.listen.iter().map(ToString::to_string).chain([STREAMS.to_owned()]).collect();
     let (under_control, limit) = (context.session.is_some(), config.drain);
     chassis.run(tree, context, |handle| {
         if let Some(signals) = signals {
@@ -49,12 +56,22 @@ pub fn run(config: Config) -> Result<(), Failure> {
                 listeners: keys.iter().map(|key| handle.address::<Listener>(key)).collect(),
                 control: under_control.then(|| handle.address::<ControlSession>("")),
                 counters,
+                readiness,
                 limit,
             };
             drain.on(signals, handle.clone());
         }
         no_desk(handle)
     })
+}
+
+/// Where clients connect to. A family that the host does not speak is left out with the default addresses.
+fn doors(config: &Config) -> Result<Doors, Failure> {
+    let streams = &config.streams;
+    let tls = streams.server_config()?;
+    let mut open: Vec<_> = streams.tcp.iter().map(|listen| (*listen, None, streams.tcp_by_default)).collect();
+    open.extend(streams.tls.iter().map(|listen| (*listen, tls.clone(), streams.tls_by_default)));
+    Ok(Doors { open, connections: config.limits.connections() })
 }
 
 /// The listening addresses; of the default ones only those whose family the host speaks.
@@ -85,9 +102,10 @@ fn settings(
         own: addresses.own.clone(),
         listen: listen.to_vec(),
         ports: config.ports.clone(),
-        most_allocations: config.most_allocations,
-        most_allocations_each: config.most_each,
-        limits: Limits::default(),
+        most_allocations: config.limits.allocations(),
+        rate_of_user: config.limits.of_user(),
+        rate_of_source: config.limits.of_source(),
+        limits: config.limits.each(),
     }
 }
 
@@ -97,7 +115,7 @@ fn session(
     config: &Config,
     addresses: &Addresses,
     secret: Option<&RelaySecret>,
-    readiness: &Readiness,
+    known: &Arc<AtomicBool>,
 ) -> Result<Option<Session>, Failure> {
     let (Some((url, trust)), Some(secret)) = (&config.control, secret) else { return Ok(None) };
     let token = config.node.token(TokenKind::Relay)?.ok_or_else(|| {
@@ -122,18 +140,18 @@ fn session(
         introduction: Box::new(move || introduction.clone()),
         status: SessionStatus::default(),
     };
-    readiness.not_ready("control was not reached yet");
-    Ok(Some((Arc::new(settings), events(readiness.clone()))))
+    Ok(Some((Arc::new(settings), events(Arc::clone(known)))))
 }
 
-/// A relay has nothing to do for control but to be there: it is ready once control knows of it, and stays so.
-fn events(readiness: Readiness) -> Outlet<SessionEvent> {
+/// A relay that relays is ready: its secret outlives a restart, so that nodes with a credential are served also while
+/// control is away. Whether control knows it is a metric of its own.
+fn events(known: Arc<AtomicBool>) -> Outlet<SessionEvent> {
     Outlet::to(move |event| {
         match event {
             SessionEvent::Up(welcome) => match *welcome {
                 Welcome::Relay(state) => {
                     tracing::info!(relay = %state.relay, "control knows this relay");
-                    readiness.ready();
+                    known.store(true, Ordering::Relaxed);
                 }
                 Welcome::Client(_) | Welcome::Gateway(_) => {
                     tracing::warn!("control takes this relay for something else: is the token a relay's?");
@@ -142,10 +160,20 @@ fn events(readiness: Readiness) -> Outlet<SessionEvent> {
             SessionEvent::Message(message) => {
                 tracing::debug!(?message, "control said something that is not for a relay")
             }
-            SessionEvent::Down => tracing::info!("control is away; the relay goes on"),
+            SessionEvent::Down => {
+                known.store(false, Ordering::Relaxed);
+                tracing::info!("control is away; the relay goes on");
+            }
         }
         Ok(())
     })
+}
+
+fn watch_control(metrics: &Metrics, known: &Arc<AtomicBool>) {
+    let known = Arc::clone(known);
+    metrics.gauge("postern_relay_control_session", "1 while control knows this relay", move || {
+        vec![Sample::plain(f64::from(u8::from(known.load(Ordering::Relaxed))))]
+    });
 }
 
 /// Packets relayed and messages answered are counted apart: a keep-alive is no traffic.
@@ -170,6 +198,10 @@ fn watch(metrics: &Metrics, counters: &Arc<RelayCounters>) {
     let read = Arc::clone(counters);
     metrics.counter("postern_relay_allocations_made", "Allocations made", move || {
         vec![Sample::plain(read.totals().allocated)]
+    });
+    let read = Arc::clone(counters);
+    metrics.counter("postern_relay_icmp_reports", "ICMP errors that clients were told", move || {
+        vec![Sample::plain(read.totals().icmp)]
     });
     let read = Arc::clone(counters);
     metrics.gauge("postern_relay_allocations", "Allocations held", move || {

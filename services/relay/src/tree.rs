@@ -7,21 +7,40 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors_access::{ControlSession, SessionEvent, SessionSettings};
-use actors_relay::{Listener, RelayCounters, RelayLane, RelaySettings, RelaySocket, SOCKET_BUFFER};
-use actors_runtime::{Boot, Full, Intensity, LaneKind, Outlet, Restart, Row, StartError};
+use actors_relay::{
+    Connections, Door, Listener, RelayCounters, RelayLane, RelaySettings, RelaySocket, SOCKET_BUFFER,
+    StreamDoor, StreamListener, Streams, StreamsReceiver, StreamsSender,
+};
+use actors_runtime::{Boot, Full, Intensity, LaneKind, Outlet, Restart, Row, StartError, Tree};
+use services_chassis::chain;
 use tokio::time::Instant;
 
 /// What the actors of a relay share.
 pub struct Relay {
     /// UDP addresses that clients send to.
     pub listen: Vec<SocketAddr>,
+    /// The way of connections to the packet lane.
+    pub streams: (StreamsSender, StreamsReceiver),
     /// How it behaves.
     pub settings: Arc<RelaySettings>,
     /// What it counts.
     pub counters: Arc<RelayCounters>,
+    /// Where clients connect to.
+    pub doors: Doors,
     /// The session with control, and who hears of it; a standalone relay has none.
     pub session: Option<(Arc<SessionSettings>, Outlet<SessionEvent>)>,
 }
+
+/// Where clients connect to.
+pub struct Doors {
+    /// Addresses, TLS where it is spoken, and whether the address may be missing, because nobody asked for it.
+    pub open: Vec<(SocketAddr, Option<Arc<rustls::ServerConfig>>, bool)>,
+    /// Places of connections.
+    pub connections: Connections,
+}
+
+/// The key of the listener that all connections come in by.
+pub const STREAMS: &str = "connections";
 
 /// A quick mistake is survived; one that comes back at once is somebody else's to handle.
 const INTENSITY: Intensity = Intensity { restarts: 5, within: Duration::from_secs(60) };
@@ -31,7 +50,7 @@ pub static TREE: &[Row<Relay>] = &[
     Row {
         kind: "Listener",
         parent: "-",
-        each: "address that clients send to",
+        each: "UDP address, and all connections",
         lane: LaneKind::Packet,
         mailbox: 16,
         full: Full::Refuse,
@@ -55,6 +74,30 @@ pub static TREE: &[Row<Relay>] = &[
         start: None,
     },
     Row {
+        kind: "StreamListener",
+        parent: "-",
+        each: "TCP or TLS address",
+        lane: LaneKind::Control,
+        mailbox: 1,
+        full: Full::Refuse,
+        ring: 0,
+        restart: Restart::Always,
+        intensity: INTENSITY,
+        start: Some(start_stream_listeners),
+    },
+    Row {
+        kind: "Connection",
+        parent: "StreamListener",
+        each: "TCP or TLS connection",
+        lane: LaneKind::Control,
+        mailbox: 1,
+        full: Full::Refuse,
+        ring: 0,
+        restart: Restart::Never,
+        intensity: INTENSITY,
+        start: None,
+    },
+    Row {
         kind: "ControlSession",
         parent: "-",
         each: "process, unless standalone",
@@ -68,15 +111,52 @@ pub static TREE: &[Row<Relay>] = &[
     },
 ];
 
+/// The table as a tree that can be run: one control lane for the session, another for connections, whose TLS would hold
+/// the session up.
+pub fn table() -> Tree<Relay> {
+    Tree::new(TREE).control_lanes(2)
+}
+
 fn start_listeners(boot: &Boot<'_, Relay>) -> Result<(), StartError> {
     let relay = boot.context;
-    for listen in relay.listen.clone() {
+    let lane_of = |relay: &Relay| {
         let (settings, counters) = (Arc::clone(&relay.settings), Arc::clone(&relay.counters));
+        move || RelayLane::here(|| RelayLane::new(&settings, counters, Instant::now()))
+    };
+    for listen in relay.listen.clone() {
+        let lane = lane_of(relay);
         boot.try_start::<Listener, _>(&boot.lane(LaneKind::Packet)?, &listen.to_string(), move || {
-            let lane = RelayLane::here(|| RelayLane::new(&settings, counters, Instant::now()));
-            let socket = open(listen)?;
-            Ok(move || Listener::new(Rc::clone(&lane), Rc::clone(&socket)))
+            let (lane, door) = (lane(), Door::Socket(open(listen)?));
+            Ok(move || Listener::new(Rc::clone(&lane), door.clone()))
         })?;
+    }
+    let (lane, receiver) = (lane_of(relay), relay.streams.1.clone());
+    boot.start::<Listener, _>(&boot.lane(LaneKind::Packet)?, STREAMS, move || {
+        let (lane, door) = (lane(), Door::Streams(Streams::new(receiver)));
+        move || Listener::new(Rc::clone(&lane), door.clone())
+    })?;
+    Ok(())
+}
+
+fn start_stream_listeners(boot: &Boot<'_, Relay>) -> Result<(), StartError> {
+    let relay = boot.context;
+    let Some(lane) = boot.lanes(LaneKind::Control).last() else {
+        return Err(StartError::failed("there is no lane for connections", "no control lane"));
+    };
+    for (listen, tls, may_be_missing) in relay.doors.open.clone() {
+        let (connections, sender) = (relay.doors.connections.clone(), relay.streams.0.clone());
+        let started = boot.try_start::<StreamListener, _>(lane, &listen.to_string(), move || {
+            let door = StreamDoor::open(listen, tls, connections, sender)
+                .map_err(|error| StartError::failed(format!("cannot listen on TCP {listen}"), error))?;
+            Ok(move || StreamListener::new(door.clone()))
+        });
+        match started {
+            Ok(_) => {}
+            Err(error @ StartError::Failed { .. }) if may_be_missing => {
+                tracing::warn!(%listen, error = %chain(&error), "clients cannot connect here; name addresses with --listen-tcp and --listen-tls");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -111,8 +191,6 @@ fn start_control_session(boot: &Boot<'_, Relay>) -> Result<(), StartError> {
 
 #[cfg(test)]
 mod tests {
-    use actors_runtime::Tree;
-
     use super::*;
 
     #[test]
@@ -120,7 +198,7 @@ mod tests {
         let remembered = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/trees/relay.txt");
 
         assert_eq!(
-            Tree::new(TREE).render(),
+            table().render(),
             std::fs::read_to_string(remembered).unwrap(),
             "update docs/trees/relay.txt"
         );

@@ -73,6 +73,14 @@ impl Relay {
         line.trim().trim_end_matches(" kB").trim().parse().unwrap()
     }
 
+    /// Lines of its log so far.
+    fn lines(&self) -> usize {
+        use std::os::unix::fs::FileExt as _;
+        let mut text = vec![0; self.log.metadata().unwrap().len() as usize];
+        self.log.read_exact_at(&mut text, 0).unwrap();
+        text.iter().filter(|byte| **byte == b'\n').count()
+    }
+
     fn signal(&self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
@@ -249,6 +257,125 @@ fn a_client_that_somebody_else_wrote_loses_nothing() {
         assert!(said.contains("Total lost packets 0 "), "{way:?}: {said}");
     }
     assert!(relay.metric("postern_relay_packets_total{direction=\"in_process\"}") > 0);
+}
+
+/// A certificate for `relay.example` and its key, as files.
+fn certificate(dir: &std::path::Path) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["relay.example".to_owned()]).unwrap();
+    let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    (certificate.display().to_string(), key.display().to_string())
+}
+
+#[test]
+fn it_serves_tcp_where_it_serves_udp_and_tls_where_it_is_told() {
+    let files = tempfile::tempdir().unwrap();
+    let (certificate, key) = certificate(files.path());
+    let tls = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+
+    let relay =
+        Relay::start(&["--tls-cert", &certificate, "--tls-key", &key, "--listen-tls", &tls.to_string()]);
+
+    let binding = b"\x00\x01\x00\x00\x21\x12\xa4\x42abcdefghijkl";
+    let mut tcp = TcpStream::connect(relay.address).unwrap();
+    tcp.write_all(binding).unwrap();
+    let mut answer = [0; 32];
+    tcp.read_exact(&mut answer).unwrap();
+    assert_eq!(answer.get(..4), Some(&[1, 1, 0, 12][..]));
+    // Whoever speaks TLS is greeted with a handshake, and whoever does not, with an alert.
+    let mut plain = TcpStream::connect(tls).unwrap();
+    plain.write_all(binding).unwrap();
+    let mut alert = [0; 1];
+    plain.read_exact(&mut alert).unwrap();
+    assert_eq!(alert, [0x15]);
+}
+
+/// A smallest Allocate request in a UDP packet of its own, from `from` to `to`.
+fn forged(from: SocketAddr, to: SocketAddr, id: u32) -> Vec<u8> {
+    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) else { unreachable!("IPv4 only") };
+    let mut packet = vec![0x45, 0, 0, 56, 0, 0, 0, 0, 64, 17, 0, 0];
+    packet.extend(from.ip().octets());
+    packet.extend(to.ip().octets());
+    packet.extend(from.port().to_be_bytes());
+    packet.extend(to.port().to_be_bytes());
+    packet.extend([0, 36, 0, 0]);
+    packet.extend(*b"\x00\x03\x00\x08\x21\x12\xa4\x42forged__");
+    packet.extend(id.to_be_bytes());
+    packet.extend(*b"\x00\x19\x00\x04\x11\x00\x00\x00");
+    packet
+}
+
+#[test]
+fn a_million_forged_requests_store_nothing_and_a_good_client_is_served_meanwhile() {
+    let raw = socket2::Socket::new(
+        socket2::Domain::IPV4,
+        socket2::Type::RAW,
+        Some(socket2::Protocol::from(255)), // IPPROTO_RAW: the packet brings its own IP header (raw(7)).
+    );
+    let Ok(raw) = raw else {
+        eprintln!("skipped: raw sockets need CAP_NET_RAW");
+        return;
+    };
+    let relay = Relay::start(&[]);
+    let address = relay.address;
+    // What the first answers touch is not what a flood leaves behind.
+    let mut first = Client::new(address, "wonder");
+    first.until("an allocation", |client| !client.events.is_empty());
+    let before = relay.resident();
+
+    let flood = std::thread::spawn(move || {
+        let mut sent = 0;
+        for n in 0..1_000_000_u32 {
+            let from = SocketAddr::from(([127, 0, 0, 1], 535 + (n % 65_000) as u16));
+            sent += u32::from(raw.send_to(&forged(from, address, n), &address.into()).is_ok());
+        }
+        sent
+    });
+    let mut took = Vec::new();
+    while !flood.is_finished() {
+        let begun = Instant::now();
+        let mut client = Client::new(address, "wonder");
+        client.until("an answer", |client| !client.events.is_empty());
+        match client.events.remove(0) {
+            Event::Allocated { .. } => took.push(begun.elapsed()),
+            // On a machine that is busy with other things the flood may keep the socket's buffer full for ten seconds.
+            Event::Lost(Lost::Unreachable) => continue,
+            other => panic!("{other:?}"),
+        }
+        client.machine.release(client.start.elapsed());
+        client.until("its end", |client| !client.events.is_empty());
+    }
+
+    let (sent, grown) = (flood.join().unwrap(), relay.resident().saturating_sub(before));
+    took.sort_unstable();
+    println!("{sent} requests: {grown} KiB more; {} allocations took {took:?}", took.len());
+    assert!(sent > 990_000, "{sent}");
+    assert!(grown <= 2048, "{grown} KiB");
+    let mut after = Client::new(address, "wonder");
+    after.until("an allocation", |client| !client.events.is_empty());
+    assert!(matches!(after.events[0], Event::Allocated { .. }), "{:?}", after.events);
+}
+
+#[test]
+fn a_flood_of_malformed_messages_writes_no_log() {
+    let relay = Relay::start(&[]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (memory, lines) = (relay.resident(), relay.lines());
+
+    for n in 0..100_000_u32 {
+        let mut message = *b"\x00\x03\x00\x08\x21\x12\xa4\x42abcdefghijkl\x00\x19\x00\x44\x11\x00\x00\x00";
+        message[8..12].copy_from_slice(&n.to_be_bytes());
+        socket.send_to(&message, relay.address).unwrap();
+    }
+
+    relay.until("most are counted", |relay| {
+        let counted = relay.metric("postern_packets_dropped_total{reason=\"malformed\"}")
+            + relay.metric("postern_packets_dropped_total{reason=\"udp_receive_full\"}");
+        counted > 50_000
+    });
+    assert!(relay.resident() <= memory + 1024, "{} KiB, {memory} before", relay.resident());
+    assert!(relay.lines() <= lines + 2, "the log has grown by {} lines", relay.lines() - lines);
 }
 
 #[test]

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use stun_types::attribute::{Nonce, Realm, Username};
+use stun_types::attribute::{
+    Nonce, PasswordAlgorithm, PasswordAlgorithmValue, PasswordAlgorithms, Realm, Username,
+};
 use stun_types::message::{MessageClass, Method};
 use turn_types::attribute::{
     AdditionalAddressFamily, ChannelNumber, Lifetime, RequestedAddressFamily, RequestedTransport,
@@ -24,7 +26,7 @@ use super::flight::{Flight, Overdue};
 use super::wishes::{Ask, Wishes};
 use super::{Event, Lost, Output, State};
 use crate::credentials::Credentials;
-use crate::key::Key;
+use crate::key::{Algorithm, Key};
 use crate::relay::code;
 use crate::wire::{Draft, Families, Family, Kind, kind, plain, read, transaction};
 
@@ -70,6 +72,9 @@ pub(super) struct Session {
     pub(super) realm: String,
     pub(super) nonce: String,
     pub(super) key: Key,
+    pub(super) algorithm: Algorithm,
+    /// The ways to make a key that the relay knows, if it says so; every request repeats them (RFC 8489 §9.2.5).
+    pub(super) offered: Option<Vec<PasswordAlgorithmValue>>,
 }
 
 /// The client's side of one allocation.
@@ -251,6 +256,7 @@ impl AllocationClient {
             Ok((peer, payload)) => return Received::Data { peer, payload },
             // Not an indication: perhaps an answer.
             Err(DropReason::Unexpected) => {}
+            Err(DropReason::Icmp) => return Received::Handled,
             Err(reason) => return Received::Dropped(reason),
         }
         let Some(message) = read(datagram) else { return Received::Dropped(DropReason::Malformed) };
@@ -292,6 +298,10 @@ impl AllocationClient {
                 .with_some(Username::new(self.config.credentials.username()).ok())
                 .with_some(Realm::new(&session.realm).ok())
                 .with_some(Nonce::new(&session.nonce).ok())
+                .with_some(session.offered.as_deref().map(PasswordAlgorithms::new))
+                .with_some(
+                    session.offered.as_ref().map(|_| PasswordAlgorithm::new(session.algorithm.usual_hash())),
+                )
                 .sign(&session.key),
             None => draft.finish(),
         };

@@ -6,7 +6,7 @@ use crate::credentials::REALM;
 use crate::filter::PeerAddressFilter;
 use crate::relay::{
     Allocation, Ask as RelayAsk, Authority, Decision, FiveTuple, Front, Granted, Limits,
-    Output as RelayOutput, ToClient,
+    Output as RelayOutput, ToClient, Transport,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -48,13 +48,14 @@ impl Relay {
 
     /// The relay's answers to one datagram.
     fn answer(&mut self, datagram: &[u8], now: Duration) -> Vec<Vec<u8>> {
-        match self.front.handle(datagram, at("203.0.113.9:4242"), now, 0) {
+        match self.front.handle(datagram, at("203.0.113.9:4242"), 0, true) {
             Decision::Answer(bytes) => return vec![bytes],
             Decision::Authenticated(request) => match (&mut self.allocation, request.ask()) {
                 (Some(allocation), _) => allocation.handle_request(&request, &self.filter, now),
                 (None, RelayAsk::Allocate(ask)) => {
                     let granted = Granted {
                         five_tuple: FiveTuple {
+                            transport: Transport::Udp,
                             client: at("203.0.113.9:4242"),
                             relay: at("198.51.99.1:3478"),
                         },
@@ -356,8 +357,7 @@ fn a_relay_whose_nonces_are_never_fresh_is_given_up() {
             Output::Send(bytes) => {
                 key += 1;
                 let front = Front::new(Authority::default(), REALM, [key; 32]);
-                let Decision::Answer(bytes) = front.handle(&bytes, at("203.0.113.9:4242"), Duration::ZERO, 0)
-                else {
+                let Decision::Answer(bytes) = front.handle(&bytes, at("203.0.113.9:4242"), 0, true) else {
                     panic!("no answer")
                 };
                 client.handle_datagram(&bytes, Duration::ZERO);

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use stun_types::attribute::{ErrorCode, Nonce, Realm, XorMappedAddress};
+use stun_types::attribute::{
+    ErrorCode, Nonce, PasswordAlgorithmValue, PasswordAlgorithms, Realm, XorMappedAddress,
+};
 use stun_types::message::{Message, MessageClass};
 use turn_types::attribute::{Lifetime, XorRelayedAddress};
 
@@ -45,6 +47,9 @@ impl AllocationClient {
         let challenge = matches!(error, code::UNAUTHENTICATED | code::STALE_NONCE);
         // Before the challenge there is no key; a challenge never has an integrity.
         if !verified && !challenge && self.session.is_some() {
+            return Err(DropReason::Forged);
+        }
+        if challenge && is_bid_down(message) {
             return Err(DropReason::Forged);
         }
         let flight = self.flights.remove(at);
@@ -160,13 +165,26 @@ impl AllocationClient {
         if self.stale > MOST_STALE {
             return self.lose(Lost::Refused { code: code::STALE_NONCE });
         }
+        let offered = message.attribute::<PasswordAlgorithms>().ok().map(|o| o.algorithms().to_vec());
+        // RFC 8489 §9.2.5: whoever offers algorithms knows MESSAGE-INTEGRITY-SHA256, too.
+        let algorithm = match &offered {
+            Some(offered) if offered.contains(&PasswordAlgorithmValue::SHA256) => Algorithm::Sha256,
+            Some(_) | None => Algorithm::Sha1,
+        };
         let credentials = &self.config.credentials;
         let (name, password) = (credentials.username(), credentials.expose_password());
         let key = match self.session.take() {
-            Some(session) if session.realm == realm => session.key,
-            Some(_) | None => Key::long_term(name, &realm, password, Algorithm::Sha1),
+            Some(session) if session.realm == realm && session.offered == offered => session.key,
+            Some(_) | None => Key::long_term(name, &realm, password, algorithm),
         };
-        self.session = Some(Session { realm, nonce, key });
+        self.session = Some(Session { realm, nonce, key, algorithm, offered });
         self.send(request, now);
     }
+}
+
+/// Whether the nonce says that there is a list of password algorithms, and there is none: somebody on the way has struck it
+/// out, to have us use the weaker one (RFC 8489 §9.2.5).
+fn is_bid_down(message: &Message<'_>) -> bool {
+    let Ok(nonce) = message.attribute::<Nonce>() else { return false };
+    crate::nonce::offers_algorithms(nonce.nonce()) && message.attribute::<PasswordAlgorithms>().is_err()
 }

@@ -196,7 +196,7 @@ mod tests {
 
     fn answer(request: &[u8], source: &str) -> Vec<u8> {
         let front = Front::new(Authority::default(), REALM, [0; 32]);
-        match front.handle(request, source.parse().unwrap(), Duration::ZERO, 0) {
+        match front.handle(request, source.parse().unwrap(), 0, false) {
             Decision::Answer(bytes) => bytes,
             other => panic!("expected an answer, got {other:?}"),
         }

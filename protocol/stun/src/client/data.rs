@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use stun_types::attribute::AttributeStaticType;
 use stun_types::message::MessageClass;
-use turn_types::attribute::{Data, XorPeerAddress};
+use turn_types::attribute::{Data, Icmp, XorPeerAddress};
 use turn_types::message::{DATA, SEND};
 
 use crate::channel::channel_header;
@@ -44,6 +44,8 @@ pub enum DropReason {
     Unexpected,
     /// An answer whose integrity does not verify.
     Forged,
+    /// No packet, but the news that one of ours met an ICMP error; paths are judged by their own probes.
+    Icmp,
 }
 
 impl DropReason {
@@ -55,6 +57,7 @@ impl DropReason {
             Self::UnknownPeer => "relay_unknown_peer",
             Self::Unexpected => "relay_unexpected",
             Self::Forged => "relay_forged",
+            Self::Icmp => "relay_icmp",
         }
     }
 }
@@ -113,6 +116,9 @@ pub(crate) fn read_indication(datagram: &[u8]) -> Result<(SocketAddr, Range<usiz
         return Err(DropReason::Unexpected);
     }
     let peer = message.attribute::<XorPeerAddress>().map_err(|_| DropReason::Malformed)?;
+    if message.has_attribute(Icmp::TYPE) {
+        return Err(DropReason::Icmp);
+    }
     let payload = value_range(&message, Data::TYPE).ok_or(DropReason::Malformed)?;
     Ok((plain(peer.addr(message.transaction_id())), payload))
 }

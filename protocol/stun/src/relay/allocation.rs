@@ -13,13 +13,13 @@ use rand::rngs::StdRng;
 use stun_types::attribute::{AttributeStaticType, ErrorCode, XorMappedAddress};
 use stun_types::message::{MessageClass, TransactionId};
 use turn_types::attribute::{
-    AddressErrorCode, Data, DontFragment, Lifetime, ReservationToken, XorPeerAddress, XorRelayedAddress,
+    AddressErrorCode, Data, DontFragment, Icmp, Lifetime, ReservationToken, XorPeerAddress, XorRelayedAddress,
 };
 use turn_types::message::DATA;
 
 use super::channels::{Channels, NotBound};
 use super::permissions::Permissions;
-use super::{Ask, DropReason, FiveTuple, Limits, Request, User, code};
+use super::{Ask, DropReason, FiveTuple, IcmpError, Limits, Payload, Request, User, code};
 use crate::channel::read_channel_header;
 use crate::filter::{PeerAddressFilter, Route, Verdict};
 use crate::wire::{Draft, Family, plain, read, transaction, value_range};
@@ -289,7 +289,8 @@ impl Allocation {
         if strange || peer.port() == 0 {
             return Err(DropReason::BadIndication);
         }
-        self.to_peer(peer, payload, filter, now)
+        let to_peer = self.to_peer(peer, payload, filter, now)?;
+        self.admits(datagram, to_peer)
     }
 
     /// A ChannelData message of the client.
@@ -307,7 +308,18 @@ impl Allocation {
             return Err(DropReason::NoAllocation);
         }
         let peer = self.channels.peer(channel, now).ok_or(DropReason::NoChannel)?;
-        self.to_peer(peer, payload, filter, now)
+        let to_peer = self.to_peer(peer, payload, filter, now)?;
+        self.admits(datagram, to_peer)
+    }
+
+    fn admits(&self, datagram: &[u8], to_peer: ToPeer) -> Result<ToPeer, DropReason> {
+        let payload = datagram.get(to_peer.payload.clone()).unwrap_or_default();
+        if self.limits.payload.admits(payload) { Ok(to_peer) } else { Err(DropReason::PayloadRefused) }
+    }
+
+    /// What passes; what comes from peers is for the caller to look at.
+    pub fn payload(&self) -> Payload {
+        self.limits.payload
     }
 
     fn to_peer(
@@ -358,6 +370,30 @@ impl Allocation {
             .finish();
         out.extend_from_slice(&message);
         true
+    }
+
+    /// Writes the Data indication that tells the client how the network answered to a packet for `peer` (RFC 8656 §11.5).
+    ///
+    /// # Errors
+    /// The reason to count it under.
+    pub fn icmp_indication(
+        &mut self,
+        peer: SocketAddr,
+        error: IcmpError,
+        now: Duration,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DropReason> {
+        let _way = self.handle_from_peer(peer, now)?;
+        if !error.is_reported(Family::of(peer.ip())) {
+            return Err(DropReason::IcmpNotReported);
+        }
+        let id = transaction(&mut self.random);
+        let message = Draft::new(MessageClass::Indication, DATA, id)
+            .with(&XorPeerAddress::new(plain(peer), id))
+            .with(&Icmp::new(error.kind, error.code, error.reported_data()))
+            .finish();
+        out.extend_from_slice(&message);
+        Ok(())
     }
 
     /// What is to be done, in order.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::channel::channel_header;
 use crate::key::{Algorithm, Key};
-use crate::relay::{Account, AllocateAsk};
+use crate::relay::{Account, AllocateAsk, Transport};
 use crate::wire::Families;
 use stun_types::message::Message;
 use turn_types::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH, SEND};
@@ -32,7 +32,7 @@ fn request(id: u128, ask: Ask) -> Request {
         Ask::CreatePermission { .. } => CREATE_PERMISSION,
         Ask::ChannelBind { .. } => CHANNEL_BIND,
     };
-    Request { method, transaction: id.into(), key: key(), user: user("alice"), ask }
+    Request { method, transaction: id.into(), fingerprint: false, key: key(), user: user("alice"), ask }
 }
 
 fn allocate() -> Ask {
@@ -60,7 +60,11 @@ fn filter() -> PeerAddressFilter {
 
 fn granted(relayed: &[&str]) -> Granted {
     Granted {
-        five_tuple: FiveTuple { client: at("203.0.113.9:4242"), relay: at("198.51.99.1:3478") },
+        five_tuple: FiveTuple {
+            transport: Transport::Udp,
+            client: at("203.0.113.9:4242"),
+            relay: at("198.51.99.1:3478"),
+        },
         relayed: relayed.iter().map(|r| at(r)).collect(),
         missing: None,
         reservation: None,

@@ -15,15 +15,21 @@ mod allocation;
 mod authority;
 mod channels;
 mod front;
+mod meter;
+mod payload;
 mod permissions;
 mod quota;
 mod request;
+mod strangers;
 
 pub use allocation::{Allocation, Ended, Granted, Output, ToClient, ToPeer};
 pub use authority::Authority;
-pub use front::{Decision, Front};
-pub use quota::{Quota, Share};
+pub use front::{Decision, Front, LONGEST_REALM};
+pub use meter::{Meter, Rate};
+pub use payload::Payload;
+pub use quota::{Bounds, Quota, Share};
 pub use request::{AllocateAsk, Ask, Request};
+pub use strangers::Strangers;
 
 /// A tenant, as far as a relay knows it: what stands before `/` in the node of a time-limited name, or a static user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,13 +53,53 @@ pub struct User {
     pub account: Account,
 }
 
-/// What identifies an allocation (RFC 8656 §3); the transport is always UDP here.
+/// How a client talks to the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// A stream, with TLS or without: the five-tuple is that of the connection either way.
+    Tcp,
+}
+
+/// What identifies an allocation (RFC 8656 §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FiveTuple {
+    /// How the client talks to the relay.
+    pub transport: Transport,
     /// The client's address as the relay sees it.
     pub client: SocketAddr,
     /// The relay's address that the client sends to.
     pub relay: SocketAddr,
+}
+
+/// An ICMP error about a packet of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IcmpError {
+    /// ICMP or ICMPv6 type.
+    pub kind: u8,
+    /// Its code.
+    pub code: u8,
+    /// The MTU of "fragmentation needed" and "packet too big".
+    pub data: u32,
+}
+
+impl IcmpError {
+    /// RFC 8656 §11.5: unreachable and time exceeded of IPv4; unreachable, too big and time exceeded of IPv6.
+    fn is_reported(self, family: crate::Family) -> bool {
+        match family {
+            crate::Family::V4 => matches!(self.kind, 3 | 11),
+            crate::Family::V6 => matches!(self.kind, 1..=3),
+        }
+    }
+
+    /// RFC 8656 §18.13: zero except for the MTU.
+    fn reported_data(self) -> u32 {
+        match (self.kind, self.code) {
+            (3, 4) | (2, _) => self.data,
+            _ => 0,
+        }
+    }
 }
 
 /// Bounds of one allocation.
@@ -67,6 +113,8 @@ pub struct Limits {
     pub permissions: usize,
     /// Most channels at one time, the quarantined included.
     pub channels: usize,
+    /// What passes.
+    pub payload: Payload,
 }
 
 impl Default for Limits {
@@ -77,6 +125,7 @@ impl Default for Limits {
             // One of each for every client of a large gateway.
             permissions: 4096,
             channels: 4096,
+            payload: Payload::Any,
         }
     }
 }
@@ -100,6 +149,14 @@ pub enum DropReason {
     BadIndication,
     /// The allocation has no relayed address of the peer's family.
     WrongFamily,
+    /// This stranger has had its answers for now.
+    TooManyRequests,
+    /// Not what this relay passes on.
+    PayloadRefused,
+    /// The answer would be longer than three times the request.
+    WouldAmplify,
+    /// An ICMP error of a kind that clients are not told.
+    IcmpNotReported,
     /// Addressed to the relay's own host, where no allocation has that address.
     OwnHost,
 }
@@ -116,6 +173,10 @@ impl DropReason {
             Self::NoChannel => "no_channel",
             Self::BadIndication => "bad_indication",
             Self::WrongFamily => "wrong_family",
+            Self::TooManyRequests => "too_many_requests",
+            Self::PayloadRefused => "payload_refused",
+            Self::WouldAmplify => "would_amplify",
+            Self::IcmpNotReported => "icmp_not_reported",
             Self::OwnHost => "own_host",
         }
     }

@@ -62,6 +62,7 @@ pub struct AllocateAsk {
 pub struct Request {
     pub(crate) method: Method,
     pub(crate) transaction: TransactionId,
+    pub(crate) fingerprint: bool,
     pub(crate) key: Key,
     pub(crate) user: User,
     pub(crate) ask: Ask,
@@ -84,7 +85,7 @@ impl Request {
     }
 
     pub(crate) fn answer(&self, class: MessageClass) -> Draft {
-        Draft::new(class, self.method, self.transaction)
+        Draft::new(class, self.method, self.transaction).fingerprinted(self.fingerprint)
     }
 }
 

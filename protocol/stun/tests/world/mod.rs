@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use protocol_stun::relay::{
     Allocation, Ask, Authority, Decision, FiveTuple, Front, Granted, Limits, Output as RelayOutput, ToClient,
-    code,
+    Transport, code,
 };
 use protocol_stun::{
     AllocationClient, AllocationConfig, BindingClient, BindingEvent, BindingOutput, Event, Kind, Output,
@@ -348,7 +348,7 @@ impl World {
 
     fn at_relay(&mut self, from: SocketAddr, bytes: &[u8]) {
         let decision = match kind(bytes) {
-            Kind::Stun => self.front.handle(bytes, from, self.now, 1_000),
+            Kind::Stun => self.front.handle(bytes, from, 1_000, true),
             Kind::ChannelData | Kind::Other => Decision::Indication,
         };
         match decision {
@@ -377,7 +377,11 @@ impl World {
                     (None, Ask::Allocate(ask)) => {
                         self.next_port += 1;
                         let granted = Granted {
-                            five_tuple: FiveTuple { client: from, relay: at(RELAY) },
+                            five_tuple: FiveTuple {
+                                transport: Transport::Udp,
+                                client: from,
+                                relay: at(RELAY),
+                            },
                             relayed: vec![SocketAddr::new(at(RELAY).ip(), self.next_port)],
                             missing: Some((protocol_stun::Family::V6, code::FAMILY_NOT_SUPPORTED)),
                             reservation: None,
