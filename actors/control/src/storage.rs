@@ -67,6 +67,9 @@ pub enum StorageError {
 /// Changes one record inside the transaction that writes it.
 pub type Patch = Box<dyn FnOnce(&mut Object) -> Result<(), StorageError> + Send>;
 
+/// Looks at all records of a kind inside the transaction, before anything of it is written.
+pub type Check = Box<dyn FnOnce(&[Object]) -> Result<(), StorageError> + Send>;
+
 /// A node that says hello with a token.
 #[derive(Debug, Clone)]
 pub struct Join {
@@ -98,6 +101,8 @@ pub enum Op {
     Join(Box<Join>),
     /// Notes something that changes no record.
     Note(Note),
+    /// Refuses the whole change unless all records of a kind are as expected.
+    Check(Kind, Check),
 }
 
 /// A fact for the log that changes no record.
