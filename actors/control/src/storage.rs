@@ -189,6 +189,28 @@ pub struct LogRow {
     pub id: Option<Uuid>,
     pub name: Option<String>,
     pub detail: serde_json::Value,
+    /// The hash of the row before it in its account; empty for rows from before there were hashes.
+    pub previous: String,
+    pub hash: String,
+}
+
+impl LogRow {
+    /// The row as an audit record.
+    pub fn record(self) -> protocol_audit::Record {
+        protocol_audit::Record {
+            schema: protocol_audit::SCHEMA,
+            sequence: self.sequence,
+            at: self.at.to_string(),
+            actor: self.actor,
+            action: self.action,
+            kind: self.kind,
+            id: self.id.map(|id| id.to_string()),
+            name: self.name,
+            detail: self.detail,
+            previous: self.previous,
+            hash: self.hash,
+        }
+    }
 }
 
 /// Part of a list.

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use protocol_identity::CertificatePin;
 
+use super::audit;
 use super::conditions::ConditionFlags;
 use super::duration;
 use super::policy_file;
@@ -96,8 +97,9 @@ pub enum Command {
     Decide(Decide),
     /// Say what decides about a destination, and what is missing when it is denied (exit code 2: denied)
     Explain(Explain),
-    /// What happened in the account, oldest first
-    Audit(Audit),
+    /// What happened in the account: decisions, grants, revocations, changes, sessions
+    #[command(subcommand)]
+    Audit(AuditVerbs),
 }
 
 /// Verbs of what is created here.
@@ -607,9 +609,20 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Verbs of the audit log.
+#[derive(Debug, Subcommand)]
+pub enum AuditVerbs {
+    /// Show records, oldest first
+    List(AuditPart),
+    /// Write records as JSON lines
+    Export(audit::Export),
+    /// Check that no record was changed, taken out or put in
+    Verify(audit::Verify),
+}
+
 /// Which part of the audit log.
 #[derive(Debug, Args)]
-pub struct Audit {
+pub struct AuditPart {
     /// Only what came after this sequence number
     #[arg(long, value_name = "SEQUENCE")]
     pub after: Option<u64>,

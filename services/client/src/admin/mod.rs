@@ -1,6 +1,7 @@
 //! `postern admin`: the account's sites, resources, groups and policies, through control's REST API.
 
 pub mod api;
+mod audit;
 pub mod cli;
 mod conditions;
 pub mod duration;

@@ -8,8 +8,9 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, object};
+use super::audit;
 use super::cli::{
-    Admin, Audit, Command, Connection, Decide, Explain, GrantVerbs, GroupUpdate, JoinedVerbs, PolicyUpdate,
+    Admin, AuditPart, AuditVerbs, Command, Connection, Decide, Explain, GrantVerbs, GroupUpdate, JoinedVerbs, PolicyUpdate,
     PolicyVerbs, ServiceAccountVerbs, TokenFlags, Verbs,
 };
 use super::explained;
@@ -56,7 +57,9 @@ pub async fn run(admin: Admin) -> Result<(), Failure> {
         Command::Grant(verbs) => office.grant(verbs).await,
         Command::Decide(question) => office.decide(question).await,
         Command::Explain(question) => office.explain(question).await,
-        Command::Audit(which) => office.audit(which).await,
+        Command::Audit(AuditVerbs::List(which)) => office.audit(which).await,
+        Command::Audit(AuditVerbs::Export(export)) => audit::export(&office.api, &export, office.json).await,
+        Command::Audit(AuditVerbs::Verify(verify)) => audit::verify(&office.api, &verify, office.json).await,
     }
 }
 
@@ -358,7 +361,7 @@ impl Office {
         }
     }
 
-    async fn audit(&self, which: Audit) -> Result<(), Failure> {
+    async fn audit(&self, which: AuditPart) -> Result<(), Failure> {
         let limit = which.limit.to_string();
         let after = which.after.map(|sequence| sequence.to_string());
         let mut query = vec![("limit", limit.as_str())];

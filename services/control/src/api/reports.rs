@@ -209,20 +209,44 @@ pub async fn decide(
     Ok(web::Json(view))
 }
 
-/// A row of the audit log.
+/// A record of the audit log.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AuditView {
+    /// The version of the record's layout: 1.
+    schema: u32,
     sequence: u64,
     at: String,
     /// Who: `admin-token:first`, `gateway:office-1`, `control`.
     actor: String,
-    /// What: `created`, `updated`, `deleted`, `joined`, `connected`, `granted`, `ended`, `denied`, …
+    /// What: `created`, `updated`, `deleted`, `joined`, `connected`, `disconnected`, `granted`, `ended`, `denied`, …
     action: String,
     kind: String,
-    id: Option<Uuid>,
+    id: Option<String>,
     name: Option<String>,
     #[schema(value_type = Object)]
     detail: serde_json::Value,
+    /// The hash of the record before it; empty for records from before there were hashes.
+    previous: String,
+    hash: String,
+}
+
+impl From<LogRow> for AuditView {
+    fn from(row: LogRow) -> Self {
+        let it = row.record();
+        Self {
+            schema: it.schema,
+            sequence: it.sequence,
+            at: it.at,
+            actor: it.actor,
+            action: it.action,
+            kind: it.kind,
+            id: it.id,
+            name: it.name,
+            detail: it.detail,
+            previous: it.previous,
+            hash: it.hash,
+        }
+    }
 }
 
 /// Which rows.
@@ -254,17 +278,7 @@ pub async fn audit(
     }
     let rows = api.storage.log(admin.account.id, query.after.unwrap_or(0), limit).await?;
     let next = rows.last().filter(|_| rows.len() == limit).map(|row| row.sequence.to_string());
-    let shown = |row: LogRow| AuditView {
-        sequence: row.sequence,
-        at: time(row.at),
-        actor: row.actor,
-        action: row.action,
-        kind: row.kind,
-        id: row.id,
-        name: row.name,
-        detail: row.detail,
-    };
-    Ok(web::Json(AuditPart { items: rows.into_iter().map(shown).collect(), next }))
+    Ok(web::Json(AuditPart { items: rows.into_iter().map(AuditView::from).collect(), next }))
 }
 
 /// The account of the token.
