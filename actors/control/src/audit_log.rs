@@ -55,7 +55,14 @@ pub struct AuditLog {
 impl AuditLog {
     /// Nothing yet.
     pub fn new(storage: Arc<dyn Storage>, clock: Clock) -> Self {
-        Self { storage, clock, notes: BTreeMap::new(), ends: Vec::new(), used: BTreeMap::new(), trim_at: None }
+        Self {
+            storage,
+            clock,
+            notes: BTreeMap::new(),
+            ends: Vec::new(),
+            used: BTreeMap::new(),
+            trim_at: None,
+        }
     }
 
     fn flush(&mut self, cx: &mut Cx<Self>) {

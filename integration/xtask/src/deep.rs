@@ -47,6 +47,9 @@ pub fn mutants() -> Result<()> {
     ensure!(caught > 0, "no mutant was tried");
     let share = 100.0 * alive as f64 / (alive + caught) as f64;
     println!("mutants of the policy engine: {alive} of {} alive ({share:.1} %)", alive + caught);
-    ensure!(alive * 100 <= MOST_ALIVE * (alive + caught), "more than {MOST_ALIVE} % of the mutants are alive");
+    ensure!(
+        alive * 100 <= MOST_ALIVE * (alive + caught),
+        "more than {MOST_ALIVE} % of the mutants are alive"
+    );
     Ok(())
 }

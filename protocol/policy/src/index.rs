@@ -5,6 +5,7 @@ mod compiled;
 mod explain;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use jiff::Timestamp;
 use protocol_identity::{GroupId, PolicyId, PrincipalId, ResourceId};
@@ -71,16 +72,60 @@ struct Member {
     /// The sets that it is in, in order.
     sets: Vec<u32>,
     /// A bit for each of them, some of which share one; tells most rules for others apart without looking at them.
-    mask: u64,
+    mask: Mask,
 }
 
-/// The bit that every member has, and only rules for everyone.
-const EVERYONE: u64 = 1 << 63;
+/// Bits for sets of principals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Mask([u64; 4]);
 
-/// The bit of a set.
-fn bit(set: u32) -> u64 {
-    1 << (set % 63)
+impl Mask {
+    /// The bit that every member has, and only rules for everyone.
+    const EVERYONE: Self = Self([1, 0, 0, 0]);
+
+    fn add(&mut self, set: u32) {
+        let bit = 1 + set % 255;
+        if let Some(word) = self.0.get_mut((bit / 64) as usize) {
+            *word |= 1 << (bit % 64);
+        }
+    }
+
+    fn of(sets: &[u32], mut mask: Self) -> Self {
+        for set in sets {
+            mask.add(*set);
+        }
+        mask
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        let [a, b, c, d] = self.0;
+        let [e, f, g, h] = other.0;
+        (a & e) | (b & f) | (c & g) | (d & h) != 0
+    }
 }
+
+/// Ids are drawn evenly by us: their lower half is hash enough.
+#[derive(Debug, Default, Clone, Copy)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut eight = [0; 8];
+            if let Some(place) = eight.get_mut(..part.len()) {
+                place.copy_from_slice(part);
+            }
+            let mixed = (self.0 ^ u64::from_le_bytes(eight)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.0 = mixed ^ (mixed >> 32);
+        }
+    }
+}
+
+type ById<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 /// A resource as the index holds it.
 #[derive(Debug, Default)]
@@ -89,15 +134,28 @@ struct Target {
     labels: Labels,
     /// The rules that speak of it: denies first, then by id.
     edges: Vec<Edge>,
+    /// The sets of their principals, one after the other: whom they speak of is seen without looking at them.
+    sets: Vec<u32>,
 }
 
 /// From a resource to a rule.
 #[derive(Debug, Clone, Copy)]
 struct Edge {
-    mask: u64,
+    mask: Mask,
     rule: u32,
+    /// Where its sets begin and end.
+    sets: (u32, u32),
     allow: bool,
     enabled: bool,
+    everyone: bool,
+}
+
+impl Target {
+    /// Whether an edge's rule speaks of a member.
+    fn speaks_of(&self, edge: &Edge, member: &Member) -> bool {
+        let sets = || self.sets.get(edge.sets.0 as usize..edge.sets.1 as usize).unwrap_or_default();
+        edge.mask.meets(&member.mask) && (edge.everyone || compiled::share(sets(), &member.sets))
+    }
 }
 
 /// Sets of principals that rules speak of, by number.
@@ -115,11 +173,11 @@ struct Sets {
 pub struct Index {
     everyone: Option<GroupId>,
     sets: Sets,
-    members: HashMap<PrincipalId, Member>,
-    targets: HashMap<ResourceId, Target>,
+    members: ById<PrincipalId, Member>,
+    targets: ById<ResourceId, Target>,
     rules: Vec<Option<Compiled>>,
     free: Vec<u32>,
-    places: HashMap<PolicyId, u32>,
+    places: ById<PolicyId, u32>,
     /// Rules by the resources that they name.
     named: HashMap<ResourceId, BTreeSet<u32>>,
     /// Resources by their labels.
@@ -168,11 +226,13 @@ impl Index {
         resource: ResourceId,
     ) -> impl Iterator<Item = &Rule> + use<'_> {
         let member = self.members.get(&principal).filter(|member| !member.disabled);
-        let edges = self.targets.get(&resource).map(|target| target.edges.as_slice()).unwrap_or_default();
-        member.into_iter().flat_map(move |member| {
-            edges.iter().filter(|edge| edge.enabled && edge.mask & member.mask != 0).filter_map(move |edge| {
-                self.rule(edge.rule).filter(|rule| rule.speaks_of(member)).map(|rule| &rule.rule)
-            })
+        let pair = member.zip(self.targets.get(&resource));
+        pair.into_iter().flat_map(move |(member, target)| {
+            target
+                .edges
+                .iter()
+                .filter(|edge| edge.enabled && target.speaks_of(edge, member))
+                .filter_map(|edge| self.rule(edge.rule).map(|rule| &rule.rule))
         })
     }
 
@@ -212,18 +272,18 @@ impl Index {
         let mut named = false;
         for edge in &target.edges {
             named |= edge.allow && edge.enabled;
-            if !edge.enabled || edge.mask & member.mask == 0 {
+            if !edge.enabled || !target.speaks_of(edge, member) {
                 continue;
             }
-            let Some(rule) = self.rule(edge.rule).filter(|rule| rule.speaks_of(member)) else { continue };
+            let Some(rule) = self.rule(edge.rule) else { continue };
             if edge.allow {
                 if let Some(until) = rule.conforms(request, now)
                     && best.is_none_or(|(_, end)| ends_later(until, end))
                 {
-                    best = Some((rule.rule.id, until));
+                    best = Some((rule.terms.policy, until));
                 }
             } else if rule.fires(request.context, now) {
-                return Verdict::Denied(Reason::DeniedByRule(rule.rule.id));
+                return Verdict::Denied(Reason::DeniedByRule(rule.terms.policy));
             } else {
                 denies_from = earlier(denies_from, rule.begins(request.context, now));
             }

@@ -28,8 +28,8 @@ use columns::{timestamp, uuid};
 
 const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "start", include_str!("../../migrations/0001_start.sql")),
-    (2, "labels", include_str!("../../migrations/0002_labels.sql")),
-    (3, "chain", include_str!("../../migrations/0003_chain.sql")),
+    (4, "labels", include_str!("../../migrations/0004_labels.sql")),
+    (5, "chain", include_str!("../../migrations/0005_chain.sql")),
 ];
 
 /// Connections that read. SQLite readers do not block each other; more than a few only cost memory.
@@ -102,7 +102,8 @@ impl LogEntry<'_> {
         .bind(self.detail.to_string())
         .fetch_one(&mut *db)
         .await?;
-        let sequence = u64::try_from(row.try_get::<i64, _>(0)?).map_err(|_| StorageError::Damaged("sequence"))?;
+        let sequence =
+            u64::try_from(row.try_get::<i64, _>(0)?).map_err(|_| StorageError::Damaged("sequence"))?;
         self.chain(sequence, db).await?;
         Ok(sequence)
     }

@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use protocol_identity::{GroupId, PolicyId, PrincipalId, ResourceId};
 
-use super::compiled::Compiled;
-use super::{EVERYONE, Edge, Index, Member, Principal, Resource, Snapshot, Target, bit};
-use crate::schedule::Schedule;
+use super::compiled::{Compiled, Terms};
+use super::{Edge, Index, Mask, Member, Principal, Resource, Snapshot, Target};
 use crate::{Effect, Labels, Rule, Selector};
 
 /// Schedules are looked at again after this many seconds.
@@ -15,6 +14,28 @@ const PREPARE_AGAIN: i64 = 3600;
 
 fn key((name, value): (&str, &str)) -> (String, String) {
     (name.to_owned(), value.to_owned())
+}
+
+impl Target {
+    /// Takes an edge in, in this place.
+    fn insert(&mut self, at: usize, mut edge: Edge, sets: &[u32]) {
+        // Sets of all rules of one resource: far below what 32 bits count.
+        let place = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let from = place(self.sets.len());
+        self.sets.extend_from_slice(sets);
+        edge.sets = (from, place(self.sets.len()));
+        self.edges.insert(at, edge);
+    }
+
+    /// Takes the edge to a rule out.
+    fn remove(&mut self, rule: u32) {
+        let Some(at) = self.edges.iter().position(|edge| edge.rule == rule) else { return };
+        let (from, to) = self.edges.remove(at).sets;
+        self.sets.drain(from as usize..to as usize);
+        for edge in self.edges.iter_mut().filter(|edge| edge.sets.0 >= to) {
+            edge.sets = (edge.sets.0 - (to - from), edge.sets.1 - (to - from));
+        }
+    }
 }
 
 impl Index {
@@ -41,7 +62,7 @@ impl Index {
             return;
         }
         self.made = now;
-        for schedule in self.rules.iter_mut().flatten().filter_map(|rule| rule.schedule.as_mut()) {
+        for schedule in self.rules.iter_mut().flatten().filter_map(|rule| rule.terms.schedule.as_mut()) {
             schedule.prepare(now);
         }
     }
@@ -73,7 +94,7 @@ impl Index {
             }
         }
         sets.sort_unstable();
-        member.mask = sets.iter().fold(EVERYONE, |mask, set| mask | bit(*set));
+        member.mask = Mask::of(&sets, Mask::EVERYONE);
         member.sets = sets;
         member
     }
@@ -97,14 +118,23 @@ impl Index {
 
     /// A principal that is known was put into a group, or taken out of it.
     pub fn set_member(&mut self, id: PrincipalId, group: GroupId, is_in: bool) {
-        let Some(mut member) = self.members.remove(&id) else { return };
-        if is_in {
-            member.groups.insert(group);
-        } else {
-            member.groups.remove(&group);
+        let set = self.number(group);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let changed = if is_in { member.groups.insert(group) } else { member.groups.remove(&group) };
+        if !changed {
+            return;
         }
-        let member = self.refresh(member);
-        self.members.insert(id, member);
+        match member.sets.binary_search(&set) {
+            Err(at) if is_in => {
+                member.sets.insert(at, set);
+                member.mask.add(set);
+            }
+            Ok(at) if !is_in => {
+                member.sets.remove(at);
+                member.mask = Mask::of(&member.sets, Mask::EVERYONE);
+            }
+            Ok(_) | Err(_) => {}
+        }
     }
 
     // Resources.
@@ -125,7 +155,8 @@ impl Index {
     fn edge(&self, place: u32) -> Option<Edge> {
         let compiled = self.rule(place)?;
         let (allow, enabled) = (compiled.rule.effect == Effect::Allow, compiled.rule.enabled);
-        Some(Edge { mask: compiled.mask, rule: place, allow, enabled })
+        let (mask, everyone) = (compiled.mask, compiled.everyone);
+        Some(Edge { mask, rule: place, sets: (0, 0), allow, enabled, everyone })
     }
 
     /// A resource is new or changed.
@@ -144,7 +175,12 @@ impl Index {
         for label in &labels {
             self.labelled.entry(key((label.0, label.1))).or_default().insert(id);
         }
-        self.targets.insert(id, Target { listed, labels, edges });
+        let mut target = Target { listed, labels, ..Target::default() };
+        for edge in edges {
+            let sets = self.rule(edge.rule).map(|compiled| compiled.sets.as_slice());
+            target.insert(target.edges.len(), edge, sets.unwrap_or_default());
+        }
+        self.targets.insert(id, target);
         for place in rules {
             if let Some(compiled) = self.rules.get_mut(place as usize).and_then(Option::as_mut) {
                 compiled.targets.push(id);
@@ -187,7 +223,7 @@ impl Index {
         for member in self.members.values_mut().filter(|member| selector.selects(&member.labels)) {
             // It is the highest number so far.
             member.sets.push(set);
-            member.mask |= bit(set);
+            member.mask.add(set);
         }
         set
     }
@@ -199,8 +235,7 @@ impl Index {
         let mut sets: Vec<u32> = rule.groups.iter().map(|group| self.number(*group)).collect();
         sets.extend(rule.principal_labels.iter().map(|selector| self.select(selector)));
         sets.sort_unstable();
-        let mask = sets.iter().fold(0, |mask, set| mask | bit(*set));
-        let mask = if everyone { EVERYONE } else { mask };
+        let mask = if everyone { Mask::EVERYONE } else { Mask::of(&sets, Mask::default()) };
 
         let place = self.free.pop().unwrap_or_else(|| {
             self.rules.push(None);
@@ -222,11 +257,11 @@ impl Index {
             let selecting = self.selecting.entry(first).or_default();
             selecting.entry(selector.clone()).or_default().insert(place);
         }
-        let schedule = Schedule::new(&rule.conditions.time_windows, self.made);
+        let terms = Terms::new(&rule, self.made);
         self.places.insert(rule.id, place);
         let compiled =
-            Compiled { rule, sets, everyone, mask, schedule, targets: targets.iter().copied().collect() };
-        let rank = compiled.rank();
+            Compiled { terms, rule, sets, everyone, mask, targets: targets.iter().copied().collect() };
+        let (rank, sets) = (compiled.rank(), compiled.sets.clone());
         if let Some(slot) = self.rules.get_mut(place as usize) {
             *slot = Some(compiled);
         }
@@ -239,7 +274,7 @@ impl Index {
                 other.is_some_and(|other| other.rank() < rank)
             };
             let at = target.edges.partition_point(before);
-            target.edges.insert(at, edge);
+            target.insert(at, edge, &sets);
         }
         touched.append(&mut targets);
         touched
@@ -272,7 +307,7 @@ impl Index {
         }
         for target in &compiled.targets {
             if let Some(target) = self.targets.get_mut(target) {
-                target.edges.retain(|edge| edge.rule != place);
+                target.remove(place);
             }
         }
         compiled.targets.into_iter().collect()

@@ -38,7 +38,11 @@ pub struct Verify {
 const PART: u64 = 1000;
 
 /// Hands every record to `each`, oldest first.
-async fn all(api: &Api, after: Option<u64>, mut each: impl FnMut(&Value) -> Result<(), Failure>) -> Result<(), Failure> {
+async fn all(
+    api: &Api,
+    after: Option<u64>,
+    mut each: impl FnMut(&Value) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut after = after.unwrap_or(0);
     loop {
         let (limit, from) = (PART.to_string(), after.to_string());
@@ -56,7 +60,8 @@ async fn all(api: &Api, after: Option<u64>, mut each: impl FnMut(&Value) -> Resu
 }
 
 fn record(value: &Value) -> Result<Record, Failure> {
-    serde_json::from_value(value.clone()).map_err(|error| Failure::failed(format!("this is no audit record: {error}")))
+    serde_json::from_value(value.clone())
+        .map_err(|error| Failure::failed(format!("this is no audit record: {error}")))
 }
 
 /// Writes the records, one a line.
@@ -172,7 +177,8 @@ mod tests {
 
         let mut whole = Verifier::default();
         from_file(&mut whole, &lines(&[&first, &second]).path().to_owned()).unwrap();
-        let cut = from_file(&mut Verifier::default(), &lines(&[&first, &third]).path().to_owned()).unwrap_err();
+        let cut =
+            from_file(&mut Verifier::default(), &lines(&[&first, &third]).path().to_owned()).unwrap_err();
 
         assert!(told(&whole.finish().unwrap()).starts_with("2 records, 1 to 2, are as they were written"));
         assert!(cut.what.contains("record 3 does not follow"), "{}", cut.what);

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use super::api::{Api, object};
 use super::audit;
 use super::cli::{
-    Admin, AuditPart, AuditVerbs, Command, Connection, Decide, Explain, GrantVerbs, GroupUpdate, JoinedVerbs, PolicyUpdate,
-    PolicyVerbs, ServiceAccountVerbs, TokenFlags, Verbs,
+    Admin, AuditPart, AuditVerbs, Command, Connection, Decide, Explain, GrantVerbs, GroupUpdate, JoinedVerbs,
+    PolicyUpdate, PolicyVerbs, ServiceAccountVerbs, TokenFlags, Verbs,
 };
 use super::explained;
 use super::kinds::{self, Change, Create, Kind};
