@@ -24,6 +24,8 @@ use crate::store::{self, Store};
 const GATHER: Duration = Duration::from_millis(500);
 /// Facts of one account that wait to be written; more are dropped and counted, so that an attacker cannot fill the disk.
 const MOST: usize = 64;
+/// Ends of sessions that wait to be written: every node may go at once.
+const MOST_ENDS: usize = 65_536;
 /// The log is kept this long, in rows.
 const KEEP_ROWS: u64 = 500_000;
 /// How often its length is looked at.
@@ -36,6 +38,8 @@ pub enum Command {
     Note(AccountId, String, Note),
     /// A token was used.
     Used(AccountId, TokenId),
+    /// A node's session ended. Only those who signed in can make these.
+    SessionEnded(AccountId, String, Note),
 }
 
 /// The audit log.
@@ -43,6 +47,7 @@ pub struct AuditLog {
     storage: Arc<dyn Storage>,
     clock: Clock,
     notes: BTreeMap<(AccountId, String), Vec<Note>>,
+    ends: Vec<(AccountId, String, Note)>,
     used: BTreeMap<AccountId, BTreeSet<TokenId>>,
     trim_at: Option<Instant>,
 }
@@ -50,11 +55,21 @@ pub struct AuditLog {
 impl AuditLog {
     /// Nothing yet.
     pub fn new(storage: Arc<dyn Storage>, clock: Clock) -> Self {
-        Self { storage, clock, notes: BTreeMap::new(), used: BTreeMap::new(), trim_at: None }
+        Self {
+            storage,
+            clock,
+            notes: BTreeMap::new(),
+            ends: Vec::new(),
+            used: BTreeMap::new(),
+            trim_at: None,
+        }
     }
 
     fn flush(&mut self, cx: &mut Cx<Self>) {
         let at = self.clock.now();
+        for (account, by, note) in std::mem::take(&mut self.ends) {
+            self.notes.entry((account, by)).or_default().push(note);
+        }
         for ((account, by), notes) in std::mem::take(&mut self.notes) {
             let ops = notes.into_iter().map(Op::Note).collect();
             let write = Write { account, by, at, ops };
@@ -102,6 +117,12 @@ impl Actor for AuditLog {
                     return cx.count_drop("audit_full", 1);
                 }
                 self.notes.entry((account, by)).or_default().push(note);
+            }
+            Command::SessionEnded(account, by, note) => {
+                if self.ends.len() >= MOST_ENDS {
+                    return cx.count_drop("audit_full", 1);
+                }
+                self.ends.push((account, by, note));
             }
             Command::Used(account, token) => {
                 self.used.entry(account).or_default().insert(token);

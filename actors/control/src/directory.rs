@@ -18,6 +18,7 @@ use protocol_identity::{AccountId, TokenId};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::audit_log::{self, AuditLog};
 use crate::clock::Clock;
 use crate::device_session::{DeviceSession, Node, Peer, Start, Talks};
 use crate::grant_office::{self, GrantOffice};
@@ -25,7 +26,7 @@ use crate::keys;
 use crate::link::LinkSender;
 use crate::model::{Kind, Object};
 use crate::relay_registry::{self, Introduced, RelayRegistry};
-use crate::storage::{Action, Committed};
+use crate::storage::{Action, Committed, Note};
 
 /// A node that proved its identity and was found or made in storage.
 pub struct Accept {
@@ -131,6 +132,23 @@ impl Directory {
 
     fn report_gone(peer: &Peer, cx: &Cx<Self>) {
         tracing::info!(node = %peer.key, "disconnected");
+        let kind = match peer.node {
+            Node::Device(_) => Kind::Device,
+            Node::Gateway(_) => Kind::Gateway,
+            Node::Relay(_) => Kind::Relay,
+        };
+        let name = peer.key.rsplit('/').next().unwrap_or_default();
+        let note = Note {
+            action: "disconnected",
+            kind,
+            id: Some(node_id(peer.node)),
+            name: Some(name.to_owned()),
+            detail: serde_json::json!({ "source": peer.source }),
+        };
+        let ended = audit_log::Command::SessionEnded(peer.account, format!("{kind}:{name}"), note);
+        if cx.address_of::<AuditLog>(keys::ONLY).tell(ended).is_err() {
+            tracing::debug!(node = %peer.key, "the end of a session could not be noted");
+        }
         let told = match peer.node {
             Node::Device(_) | Node::Gateway(_) => cx
                 .address_of::<GrantOffice>(&peer.office)

@@ -14,6 +14,7 @@ mod explain;
 mod model;
 mod nodes;
 mod office;
+mod records;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use protocol_identity::{AccountId, GrantId};
 use protocol_policy::Decision;
 
 use crate::clock::Clock;
+use crate::countries::Countries;
 use crate::device_session::{self, DeviceSession, Node};
 use crate::directory::{self, Directory};
 use crate::keys;
@@ -39,6 +41,7 @@ use crate::storage::{Committed, Everything, Note, Op, Storage, StorageError, Wri
 use crate::store::{self, Store};
 pub use explain::{Asker, Question};
 use office::{Office, Output};
+pub use records::Records;
 
 /// The clock may jump: however far the next deadline is, the office looks at the time this often.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -90,6 +93,7 @@ pub struct GrantOffice {
     account: AccountId,
     max_partition: Duration,
     storage: Arc<dyn Storage>,
+    countries: Countries,
     clock: Clock,
     /// `None` until everything is read.
     office: Option<Office>,
@@ -103,11 +107,18 @@ pub struct GrantOffice {
 
 impl GrantOffice {
     /// An office that reads everything when it starts. No grant outlives `max_partition` without control.
-    pub fn new(account: AccountId, max_partition: Duration, storage: Arc<dyn Storage>, clock: Clock) -> Self {
+    pub fn new(
+        account: AccountId,
+        max_partition: Duration,
+        storage: Arc<dyn Storage>,
+        countries: Countries,
+        clock: Clock,
+    ) -> Self {
         Self {
             account,
             max_partition,
             storage,
+            countries,
             clock,
             office: None,
             sessions: BTreeMap::new(),
@@ -157,7 +168,16 @@ impl GrantOffice {
         cx.spawn(everything, |actor, result, cx| match result {
             Ok((epoch, everything, relays)) => {
                 let now = actor.clock.now();
-                let office = Office::new(actor.account, actor.max_partition, epoch, everything, relays, now);
+                let countries = actor.countries.clone();
+                let office = Office::new(
+                    actor.account,
+                    actor.max_partition,
+                    epoch,
+                    everything,
+                    relays,
+                    countries,
+                    now,
+                );
                 tracing::info!(account = %actor.account, grants = office.grants.len(), "the grant office is open");
                 actor.office = Some(office);
                 actor.caught_up(cx);
@@ -265,6 +285,23 @@ impl GrantOffice {
             }
             // The session lets nothing else through.
             (Node::Device(_) | Node::Gateway(_) | Node::Relay(_), _) => {}
+        }
+    }
+
+    /// A database of countries that was replaced is read.
+    fn look_at_countries(&mut self, now: Timestamp) {
+        match self.countries.newer() {
+            None => {}
+            Some(Ok(countries)) => {
+                tracing::info!(?countries, "read anew");
+                self.countries = countries.clone();
+                if let Some(office) = &mut self.office {
+                    office.handle_countries(countries, now);
+                }
+            }
+            Some(Err(error)) => {
+                tracing::warn!(error = %store::with_cause(&error), "the countries stay as they were");
+            }
         }
     }
 
@@ -396,6 +433,7 @@ impl Actor for GrantOffice {
 
     fn woken(&mut self, cx: &mut Cx<Self>) {
         let now = self.clock.now();
+        self.look_at_countries(now);
         if let Some(office) = &mut self.office {
             office.handle_timeout(now);
         }

@@ -2,12 +2,14 @@
 
 pub mod audit_log;
 pub mod clock;
+pub mod countries;
 pub mod device_session;
 pub mod directory;
 pub mod grant_office;
 pub mod keys;
 pub mod link;
 pub mod model;
+pub mod policy_file;
 pub mod relay_registry;
 pub mod sqlite;
 pub mod storage;

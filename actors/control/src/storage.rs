@@ -67,6 +67,9 @@ pub enum StorageError {
 /// Changes one record inside the transaction that writes it.
 pub type Patch = Box<dyn FnOnce(&mut Object) -> Result<(), StorageError> + Send>;
 
+/// Looks at all records of a kind inside the transaction, before anything of it is written.
+pub type Check = Box<dyn FnOnce(&[Object]) -> Result<(), StorageError> + Send>;
+
 /// A node that says hello with a token.
 #[derive(Debug, Clone)]
 pub struct Join {
@@ -98,6 +101,8 @@ pub enum Op {
     Join(Box<Join>),
     /// Notes something that changes no record.
     Note(Note),
+    /// Refuses the whole change unless all records of a kind are as expected.
+    Check(Kind, Check),
 }
 
 /// A fact for the log that changes no record.
@@ -184,6 +189,28 @@ pub struct LogRow {
     pub id: Option<Uuid>,
     pub name: Option<String>,
     pub detail: serde_json::Value,
+    /// The hash of the row before it in its account; empty for rows from before there were hashes.
+    pub previous: String,
+    pub hash: String,
+}
+
+impl LogRow {
+    /// The row as an audit record.
+    pub fn record(self) -> protocol_audit::Record {
+        protocol_audit::Record {
+            schema: protocol_audit::SCHEMA,
+            sequence: self.sequence,
+            at: self.at.to_string(),
+            actor: self.actor,
+            action: self.action,
+            kind: self.kind,
+            id: self.id.map(|id| id.to_string()),
+            name: self.name,
+            detail: self.detail,
+            previous: self.previous,
+            hash: self.hash,
+        }
+    }
 }
 
 /// Part of a list.

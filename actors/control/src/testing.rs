@@ -11,7 +11,7 @@ use protocol_identity::{
     AccountId, DeviceId, GatewayId, GrantId, GroupId, IdentityKey, KemKey, KemPublic, PolicyId, PrincipalId,
     RelayId, ResourceId, SiteId, Token as Secrets, TokenId, TokenKind, WireguardKey, WireguardPublic,
 };
-use protocol_policy::{Conditions, Effect};
+use protocol_policy::{Conditions, Effect, Labels};
 use tempfile::TempDir;
 
 use crate::model::{
@@ -81,7 +81,13 @@ pub(crate) fn site(name: &str) -> Site {
 }
 
 pub(crate) fn principal(name: &str) -> Principal {
-    Principal { id: PrincipalId::fresh(), name: name.into(), disabled: false, created_at: noon() }
+    Principal {
+        id: PrincipalId::fresh(),
+        name: name.into(),
+        disabled: false,
+        labels: Labels::new(),
+        created_at: noon(),
+    }
 }
 
 pub(crate) fn group(name: &str, members: &[&Principal]) -> Group {
@@ -106,6 +112,7 @@ pub(crate) fn resource(name: &str, site: &Site, address: &str) -> Resource {
         site: site.id,
         listed: false,
         filters: vec![TrafficFilter::Tcp { from: 80, to: 80 }, TrafficFilter::Icmp],
+        labels: Labels::new(),
         description: None,
         created_at: noon(),
         updated_at: noon(),
@@ -119,9 +126,12 @@ pub(crate) fn policy(name: &str, groups: &[&Group], resources: &[&Resource]) -> 
         enabled: true,
         effect: Effect::Allow,
         groups: groups.iter().map(|group| group.id).collect(),
+        principal_labels: BTreeSet::new(),
         resources: resources.iter().map(|resource| resource.id).collect(),
+        resource_labels: BTreeSet::new(),
         conditions: Conditions { device_verified: None, ..Conditions::default() },
         max_session_seconds: None,
+        place: None,
         created_at: noon(),
         updated_at: noon(),
     }

@@ -7,6 +7,7 @@ pub mod chart;
 pub mod install;
 pub mod machine;
 pub mod options;
+pub mod policy;
 pub mod publish;
 pub mod relay;
 pub mod report;
@@ -23,5 +24,5 @@ pub use suite::{Better, Bound, Chart, Figure, Measure, Need, Peer, Round, Setup,
 
 /// Every suite that exists, in the order in which they run.
 pub fn suites() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(tunnel::Tunnel), Box::new(relay::Relay)]
+    vec![Box::new(tunnel::Tunnel), Box::new(relay::Relay), Box::new(policy::Policy)]
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod ci;
+mod deep;
 mod demo;
 mod report;
 mod setup;

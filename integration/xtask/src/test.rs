@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use integration_lab::{Privilege, enter_user_namespace, privilege};
 
-use crate::{build, setup};
+use crate::{build, deep, setup};
 
 /// Scenario files with this prefix drive programs that others wrote.
 const FOREIGN: &str = "foreign_";
@@ -28,7 +28,8 @@ pub enum Part {
 
 #[derive(Args)]
 pub struct Test {
-    /// Sixteen times the cases in property tests.
+    /// Sixteen times the cases in property tests, a million decisions against the reference, and mutants of the policy
+    /// engine; goes on where an earlier run was stopped.
     #[arg(long)]
     deep: bool,
     /// Only one part.
@@ -63,6 +64,15 @@ impl Test {
         let mut count = Count::default();
         if wants(Part::Unit) && privilege() != Privilege::UserNamespace {
             count += unit(self.filter.as_deref(), self.deep)?;
+            if self.deep && self.filter.as_deref().is_none_or(|filter| "mutants".contains(filter)) {
+                match deep::mutants() {
+                    Ok(()) => count.passed += 1,
+                    Err(error) => {
+                        println!("FAILED: {error:#}");
+                        count.failed += 1;
+                    }
+                }
+            }
         }
         if needs_lab && privilege() == Privilege::None {
             println!("{} passed, {} failed before the scenarios", count.passed, count.failed);
@@ -144,7 +154,7 @@ fn no_run() -> Result<()> {
 fn counted(arguments: &[&str], deep: bool) -> Result<Count> {
     let mut command = build::cargo(arguments);
     if deep {
-        command.env("PROPTEST_CASES", DEEP_CASES);
+        command.env("PROPTEST_CASES", DEEP_CASES).envs(deep::variables()?);
     }
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let output = child.stdout.take().context("no output")?;

@@ -444,5 +444,13 @@ fn policy_texts() -> Seeds {
         r#""source_cidrs":["10.0.0.0/8"],"device_verified":true,"posture":[{"attribute":"os","is":["linux"]},"#,
         r#"{"attribute":"os_version","at_least":"1.10"}],"session_age_seconds":60,"countries":["DE"],"providers":["x"]}"#
     );
-    texts(&[whole, "{}", "1.10.0", "23:59", "Europe/Berlin", r#"{"countries":["DE"]}"#, "24:00", "1..2"])
+    let mut seeds =
+        texts(&[whole, "{}", "1.10.0", "23:59", "Europe/Berlin", r#"{"countries":["DE"]}"#, "24:00", "1..2"]);
+    let file = concat!(
+        "version = \"1\"\n[[policy]]\nname = \"a\"\ngroups = [\"g\"]\nresources = [\"r\"]\n[policy.conditions]\n",
+        "device_verified = true\n[[test]]\nname = \"t\"\nto = \"r:1\"\nat = \"monday 10:00 UTC\"\nexpect = \"allowed\"\n"
+    );
+    seeds.push(("policy_file", file.as_bytes().to_vec()));
+    seeds.push(("selector", b"team=infra,env=test".to_vec()));
+    seeds
 }

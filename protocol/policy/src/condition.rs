@@ -1,81 +1,20 @@
 //! Conditions, what is known about who asks, and how the two meet.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::window::{TimeWindow, Windows};
-
-/// A version as numbers between dots: 1.10 is above 1.9. What follows `-` or `+` is left aside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct Version(Vec<u64>);
-
-/// The text is not a version.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a version; write numbers between dots such as 6.1 or 14.2.1")]
-pub struct NotAVersion;
-
-impl FromStr for Version {
-    type Err = NotAVersion;
-
-    fn from_str(text: &str) -> Result<Self, NotAVersion> {
-        let numbers = text.split(['-', '+']).next().unwrap_or_default();
-        let mut parts = numbers
-            .split('.')
-            .map(|part| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok()).flatten())
-            .collect::<Option<Vec<u64>>>()
-            .ok_or(NotAVersion)?;
-        while parts.len() > 1 && parts.last() == Some(&0) {
-            parts.pop();
-        }
-        Ok(Self(parts))
-    }
-}
-
-impl PartialOrd for Version {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Version {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.cmp(&other.0)
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, part) in self.0.iter().enumerate() {
-            write!(f, "{}{part}", if n > 0 { "." } else { "" })?;
-        }
-        Ok(())
-    }
-}
-
-impl TryFrom<String> for Version {
-    type Error = NotAVersion;
-
-    fn try_from(text: String) -> Result<Self, NotAVersion> {
-        text.parse()
-    }
-}
-
-impl From<Version> for String {
-    fn from(version: Version) -> Self {
-        version.to_string()
-    }
-}
+use crate::schedule::Schedule;
+use crate::window::{TimeWindow, describe};
+use crate::{Failure, Version};
 
 /// A demand on one attribute that the device reports.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Posture {
     /// The attribute's name, such as `os` or `client_version`.
@@ -86,6 +25,9 @@ pub struct Posture {
     /// It must be a version that is not below this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_least: Option<Version>,
+    /// It must be a version that is below this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below: Option<Version>,
 }
 
 /// The conditions of one rule. What is empty or `None` is not asked; the rest must hold together.
@@ -134,151 +76,41 @@ pub struct Context {
     pub provider: Option<String>,
 }
 
-/// The one thing that kept a rule from applying. Says nothing about anyone but who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    /// The rule is switched off.
-    Disabled,
-    /// The principal is in none of the rule's groups.
-    NotInGroup,
-    /// Now is outside the rule's windows.
-    OutsideWindow {
-        /// The windows in words.
-        windows: String,
-        /// When the next one opens.
-        opens: Option<Timestamp>,
-    },
-    /// The source address is not accepted.
-    Source {
-        /// The address, when it is known.
-        own: Option<IpAddr>,
-    },
-    /// The device is not verified, or is and should not be.
-    DeviceVerified {
-        /// What the device is, when it is known.
-        own: Option<bool>,
-        /// What the rule asks for.
-        wanted: bool,
-    },
-    /// A reported attribute is missing or not good enough.
-    Posture {
-        /// The attribute.
-        attribute: String,
-        /// What the device reports.
-        own: Option<String>,
-        /// What the rule asks for, in words.
-        wanted: String,
-    },
-    /// The sign-in is too old.
-    SessionAge {
-        /// The oldest accepted, in seconds.
-        most: u64,
-        /// How old it is, when that is known.
-        own: Option<u64>,
-    },
-    /// The country is not accepted.
-    Country {
-        /// The country, when it is known.
-        own: Option<String>,
-    },
-    /// The identity provider is not accepted.
-    Provider {
-        /// The provider, when it is known.
-        own: Option<String>,
-    },
-    /// The sign-in, or the longest time that the rule gives, is over.
-    Ended,
-}
-
-impl Failure {
-    /// The condition's name, as the API writes it.
-    pub fn condition(&self) -> &'static str {
-        match self {
-            Self::Disabled => "enabled",
-            Self::NotInGroup => "group",
-            Self::OutsideWindow { .. } => "time_window",
-            Self::Source { .. } => "source_cidr",
-            Self::DeviceVerified { .. } => "device_verified",
-            Self::Posture { .. } => "posture",
-            Self::SessionAge { .. } => "session_age",
-            Self::Country { .. } => "country",
-            Self::Provider { .. } => "provider",
-            Self::Ended => "session",
-        }
-    }
-
-    /// What the rule asks for, to complete "the rule asks for …", with the person's own attribute.
-    pub fn asks_for(&self) -> String {
-        match self {
-            Self::Disabled => "being enabled".to_owned(),
-            Self::NotInGroup => "another group".to_owned(),
-            Self::OutsideWindow { windows, .. } => format!("a time in {windows}"),
-            Self::Source { own: Some(own) } => format!("another source address than {own}"),
-            Self::Source { own: None } => "a source address that is known".to_owned(),
-            Self::DeviceVerified { wanted: true, .. } => "a verified device".to_owned(),
-            Self::DeviceVerified { wanted: false, .. } => "a device that is not verified".to_owned(),
-            Self::Posture { attribute, own: Some(own), wanted } => {
-                format!("{attribute} {wanted}; the device has {own}")
-            }
-            Self::Posture { attribute, own: None, wanted } => {
-                format!("{attribute} {wanted}; the device does not report it")
-            }
-            Self::SessionAge { most, own: Some(own) } => {
-                format!("a sign-in at most {most} s old; this one is {own} s old")
-            }
-            Self::SessionAge { most, own: None } => {
-                format!("a sign-in at most {most} s old; the age of this one is not known")
-            }
-            Self::Country { own: Some(own) } => format!("another country than {own}"),
-            Self::Country { own: None } => "a country that is known".to_owned(),
-            Self::Provider { own: Some(own) } => format!("another identity provider than {own}"),
-            Self::Provider { own: None } => "a sign-in at an identity provider".to_owned(),
-            Self::Ended => "a new sign-in: the longest time that it gives is over".to_owned(),
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Disabled => f.write_str("it is disabled"),
-            Self::NotInGroup => f.write_str("it is for other groups"),
-            Self::OutsideWindow { windows, opens: Some(at) } => {
-                write!(f, "it holds {windows}; next from {at}")
-            }
-            Self::OutsideWindow { .. }
-            | Self::Source { .. }
-            | Self::DeviceVerified { .. }
-            | Self::Posture { .. }
-            | Self::SessionAge { .. }
-            | Self::Country { .. }
-            | Self::Provider { .. }
-            | Self::Ended => write!(f, "it asks for {}", self.asks_for()),
-        }
-    }
+/// One of the conditions of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Window,
+    Source,
+    DeviceVerified,
+    Posture(usize),
+    SessionAge,
+    Country,
+    Provider,
 }
 
 /// How one condition met a context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Met {
     /// It holds, up to (not at) this moment if there is one.
     Holds(Option<Timestamp>),
     /// It does not hold.
-    Fails(Failure),
+    Fails(Part),
     /// The attribute is not known.
-    Unknown(Failure),
+    Unknown(Part),
 }
 
-/// A member of a set, or unknown.
-fn one_of<T>(own: Option<&T>, accepted: impl Fn(&T) -> bool, failure: Failure) -> Met {
-    match own {
-        None => Met::Unknown(failure),
-        Some(own) if accepted(own) => Met::Holds(None),
-        Some(_) => Met::Fails(failure),
+/// Accepted or not, or unknown.
+fn known<T>(own: Option<T>, part: Part, accepted: impl FnOnce(T) -> bool) -> Met {
+    match own.map(accepted) {
+        None => Met::Unknown(part),
+        Some(true) => Met::Holds(None),
+        Some(false) => Met::Fails(part),
     }
 }
 
 impl Posture {
-    fn wanted(&self) -> String {
+    /// What is asked for, in words.
+    pub(crate) fn wanted(&self) -> String {
         let mut parts = Vec::new();
         if !self.is.is_empty() {
             parts.push(self.is.iter().map(String::as_str).collect::<Vec<_>>().join(" or "));
@@ -286,87 +118,130 @@ impl Posture {
         if let Some(least) = &self.at_least {
             parts.push(format!("{least} or later"));
         }
+        if let Some(below) = &self.below {
+            parts.push(format!("before {below}"));
+        }
         if parts.is_empty() { "any value".to_owned() } else { parts.join(" and ") }
     }
 
-    fn meet(&self, context: &Context) -> Met {
-        let own = context.posture.get(&self.attribute);
-        let failure =
-            Failure::Posture { attribute: self.attribute.clone(), own: own.cloned(), wanted: self.wanted() };
-        let Some(own) = own else { return Met::Unknown(failure) };
+    fn meet(&self, context: &Context, part: Part) -> Met {
+        let Some(own) = context.posture.get(&self.attribute) else { return Met::Unknown(part) };
         if !self.is.is_empty() && !self.is.contains(own) {
-            return Met::Fails(failure);
+            return Met::Fails(part);
         }
-        match &self.at_least {
-            None => Met::Holds(None),
-            Some(least) => one_of(own.parse::<Version>().ok().as_ref(), |own| own >= least, failure),
+        let bounds = [
+            (&self.at_least, [Ordering::Greater, Ordering::Equal].as_slice()),
+            (&self.below, &[Ordering::Less]),
+        ];
+        for (bound, accepted) in bounds {
+            let Some(bound) = bound else { continue };
+            match bound.compare_with(own) {
+                None => return Met::Unknown(part),
+                Some(order) if !accepted.contains(&order) => return Met::Fails(part),
+                Some(_) => {}
+            }
         }
+        Met::Holds(None)
     }
 }
 
-fn canonical(address: IpAddr) -> IpAddr {
-    address.to_canonical()
-}
-
 impl Conditions {
-    /// Each condition that is asked, met with this context at this moment.
-    pub(crate) fn meet(&self, context: &Context, now: Timestamp) -> Vec<Met> {
-        let mut met = Vec::new();
-        if !self.time_windows.is_empty() {
-            let windows = Windows(&self.time_windows);
-            met.push(match windows.open_until(now) {
-                Some(until) => Met::Holds(until),
-                None => Met::Fails(Failure::OutsideWindow {
-                    windows: windows.to_string(),
-                    opens: windows.next_opening(now),
-                }),
-            });
+    /// Meets each condition that is asked with this context at this moment, until `each` has seen enough.
+    pub(crate) fn meet(
+        &self,
+        schedule: Option<&Schedule>,
+        context: &Context,
+        now: Timestamp,
+        mut each: impl FnMut(Met) -> bool,
+    ) {
+        let mut go_on = true;
+        let mut met = |met: Met| {
+            go_on = go_on && each(met);
+            go_on
+        };
+        if let Some(schedule) = schedule
+            && !met(schedule.open_until(now).map_or(Met::Fails(Part::Window), Met::Holds))
+        {
+            return;
         }
-        if !self.source_cidrs.is_empty() {
-            let own = context.source.map(canonical);
-            met.push(one_of(
-                own.as_ref(),
-                |own| self.source_cidrs.iter().any(|net| net.contains(own)),
-                Failure::Source { own },
-            ));
+        if !self.source_cidrs.is_empty()
+            && !met(known(context.source, Part::Source, |own| {
+                let own = own.to_canonical();
+                self.source_cidrs.iter().any(|net| net.contains(&own))
+            }))
+        {
+            return;
         }
-        if let Some(wanted) = self.device_verified {
-            let own = context.device_verified;
-            met.push(one_of(own.as_ref(), |own| *own == wanted, Failure::DeviceVerified { own, wanted }));
+        if let Some(wanted) = self.device_verified
+            && !met(known(context.device_verified, Part::DeviceVerified, |own| own == wanted))
+        {
+            return;
         }
-        met.extend(self.posture.iter().map(|posture| posture.meet(context)));
-        if let Some(most) = self.session_age_seconds {
-            met.push(session_age(most, context.session_started, now));
+        for (n, posture) in self.posture.iter().enumerate() {
+            if !met(posture.meet(context, Part::Posture(n))) {
+                return;
+            }
         }
-        if !self.countries.is_empty() {
-            let own = context.country.clone();
-            met.push(one_of(
-                own.as_ref(),
-                |own| self.countries.contains(own),
-                Failure::Country { own: own.clone() },
-            ));
+        if let Some(most) = self.session_age_seconds
+            && !met(session_age(most, context.session_started, now))
+        {
+            return;
+        }
+        if !self.countries.is_empty()
+            && !met(known(context.country.as_ref(), Part::Country, |own| self.countries.contains(own)))
+        {
+            return;
         }
         if !self.providers.is_empty() {
-            let own = context.provider.clone();
-            met.push(one_of(
-                own.as_ref(),
-                |own| self.providers.contains(own),
-                Failure::Provider { own: own.clone() },
-            ));
+            met(known(context.provider.as_ref(), Part::Provider, |own| self.providers.contains(own)));
         }
-        met
+    }
+
+    /// What a condition that did not hold says to a person.
+    pub(crate) fn failure(
+        &self,
+        part: Part,
+        schedule: Option<&Schedule>,
+        context: &Context,
+        now: Timestamp,
+    ) -> Failure {
+        match part {
+            Part::Window => Failure::OutsideWindow {
+                windows: describe(&self.time_windows),
+                opens: schedule.and_then(|schedule| schedule.next_opening(now)),
+            },
+            Part::Source => Failure::Source { own: context.source.map(|own| own.to_canonical()) },
+            Part::DeviceVerified => Failure::DeviceVerified {
+                own: context.device_verified,
+                wanted: self.device_verified.unwrap_or_default(),
+            },
+            Part::Posture(n) => {
+                let posture = self.posture.get(n).cloned().unwrap_or_default();
+                Failure::Posture {
+                    own: context.posture.get(&posture.attribute).cloned(),
+                    wanted: posture.wanted(),
+                    attribute: posture.attribute,
+                }
+            }
+            Part::SessionAge => Failure::SessionAge {
+                most: self.session_age_seconds.unwrap_or_default(),
+                own: context
+                    .session_started
+                    .map(|at| u64::try_from(now.duration_since(at).as_secs()).unwrap_or(0)),
+            },
+            Part::Country => Failure::Country { own: context.country.clone() },
+            Part::Provider => Failure::Provider { own: context.provider.clone() },
+        }
     }
 }
 
 fn session_age(most: u64, started: Option<Timestamp>, now: Timestamp) -> Met {
-    let own = started.map(|at| u64::try_from(now.duration_since(at).as_secs()).unwrap_or(0));
-    let failure = Failure::SessionAge { most, own };
-    let Some(started) = started else { return Met::Unknown(failure) };
+    let Some(started) = started else { return Met::Unknown(Part::SessionAge) };
     // A sum beyond the calendar is no end.
     match started.checked_add(Duration::from_secs(most)) {
         Err(_) => Met::Holds(None),
         Ok(end) if now < end => Met::Holds(Some(end)),
-        Ok(_) => Met::Fails(failure),
+        Ok(_) => Met::Fails(Part::SessionAge),
     }
 }
 
@@ -378,41 +253,67 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn holds(conditions: &Conditions, context: &Context) -> bool {
-        let met = conditions.meet(context, at("2026-11-24T10:00:00Z"));
-        met.iter().all(|met| matches!(met, Met::Holds(_)))
+    fn all(conditions: &Conditions, context: &Context) -> Vec<Met> {
+        let now = at("2026-11-24T10:00:00Z");
+        let mut all = Vec::new();
+        conditions.meet(Schedule::new(&conditions.time_windows, now).as_ref(), context, now, |met| {
+            all.push(met);
+            true
+        });
+        all
     }
 
-    #[test]
-    fn versions_compare_as_numbers() {
-        let version = |text: &str| text.parse::<Version>().unwrap();
+    fn holds(conditions: &Conditions, context: &Context) -> bool {
+        all(conditions, context).iter().all(|met| matches!(met, Met::Holds(_)))
+    }
 
-        assert!(version("1.10") > version("1.9"));
-        assert!(version("6.1.0-13-amd64") == version("6.1"));
-        assert!("v1".parse::<Version>().is_err());
-        assert!("".parse::<Version>().is_err());
-        assert!("1..2".parse::<Version>().is_err());
+    fn asks(attribute: &str, at_least: Option<&str>, below: Option<&str>) -> Conditions {
+        let version = |text: &str| text.parse().unwrap();
+        let posture = Posture {
+            attribute: attribute.into(),
+            is: BTreeSet::new(),
+            at_least: at_least.map(version),
+            below: below.map(version),
+        };
+        Conditions { posture: vec![posture], ..Conditions::default() }
+    }
+
+    fn reports(attribute: &str, text: &str) -> Context {
+        Context { posture: BTreeMap::from([(attribute.into(), text.into())]), ..Context::default() }
     }
 
     #[test]
     fn a_version_that_cannot_be_read_is_unknown() {
-        let conditions = Conditions {
-            posture: vec![Posture {
-                attribute: "os_version".into(),
-                is: BTreeSet::new(),
-                at_least: Some("6.1".parse().unwrap()),
-            }],
-            ..Conditions::default()
-        };
-        let reports = |text: &str| Context {
-            posture: BTreeMap::from([("os_version".into(), text.into())]),
-            ..Context::default()
-        };
-        let now = at("2026-11-24T10:00:00Z");
+        let conditions = asks("os_version", Some("6.1"), None);
 
-        assert!(holds(&conditions, &reports("6.12")));
-        assert!(matches!(conditions.meet(&reports("rolling"), now)[0], Met::Unknown(_)));
-        assert!(matches!(conditions.meet(&reports("5.15"), now)[0], Met::Fails(_)));
+        assert!(holds(&conditions, &reports("os_version", "6.12")));
+        assert!(holds(&conditions, &reports("os_version", "6.1")));
+        assert_eq!(all(&conditions, &reports("os_version", "rolling")), [Met::Unknown(Part::Posture(0))]);
+        assert_eq!(all(&conditions, &reports("os_version", "5.15")), [Met::Fails(Part::Posture(0))]);
+        assert_eq!(all(&conditions, &Context::default()), [Met::Unknown(Part::Posture(0))]);
+    }
+
+    #[test]
+    fn versions_have_a_lower_and_an_upper_bound() {
+        let conditions = asks("client_version", Some("1.9"), Some("1.11"));
+
+        for (version, accepted) in
+            [("1.8.9", false), ("1.9", true), ("1.10.4", true), ("1.11-rc1", true), ("1.11", false)]
+        {
+            assert_eq!(holds(&conditions, &reports("client_version", version)), accepted, "{version}");
+        }
+    }
+
+    #[test]
+    fn an_attribute_is_one_of_several_values() {
+        let mut conditions = asks("os", None, None);
+        conditions.posture[0].is = BTreeSet::from(["linux".into(), "macos".into()]);
+
+        assert!(holds(&conditions, &reports("os", "macos")));
+        assert_eq!(all(&conditions, &reports("os", "windows")), [Met::Fails(Part::Posture(0))]);
+        assert_eq!(conditions.posture[0].wanted(), "linux or macos");
+        assert_eq!(asks("v", Some("1"), Some("2")).posture[0].wanted(), "1 or later and before 2");
+        assert_eq!(asks("v", None, None).posture[0].wanted(), "any value");
     }
 
     #[test]
@@ -423,6 +324,7 @@ mod tests {
 
         assert!(holds(&conditions, &from("::ffff:198.51.100.7")));
         assert!(!holds(&conditions, &from("203.0.113.7")));
+        assert_eq!(all(&conditions, &Context::default()), [Met::Unknown(Part::Source)]);
     }
 
     #[test]
@@ -430,9 +332,33 @@ mod tests {
         let conditions = Conditions { session_age_seconds: Some(3600), ..Conditions::default() };
         let since = |text: &str| Context { session_started: Some(at(text)), ..Context::default() };
 
-        assert!(holds(&conditions, &since("2026-11-24T09:30:00Z")));
-        assert!(!holds(&conditions, &since("2026-11-24T09:00:00Z")));
-        assert!(!holds(&conditions, &Context::default()));
+        let end = Some(at("2026-11-24T10:30:00Z"));
+        assert_eq!(all(&conditions, &since("2026-11-24T09:30:00Z")), [Met::Holds(end)]);
+        assert_eq!(all(&conditions, &since("2026-11-24T09:00:00Z")), [Met::Fails(Part::SessionAge)]);
+        assert_eq!(all(&conditions, &Context::default()), [Met::Unknown(Part::SessionAge)]);
+        let ever = Conditions { session_age_seconds: Some(u64::MAX), ..Conditions::default() };
+        assert_eq!(all(&ever, &since("2026-11-24T09:00:00Z")), [Met::Holds(None)]);
+    }
+
+    #[test]
+    fn meeting_stops_when_enough_was_seen() {
+        let conditions = Conditions {
+            device_verified: Some(true),
+            countries: BTreeSet::from(["DE".into()]),
+            providers: BTreeSet::from(["corp".into()]),
+            ..Conditions::default()
+        };
+        let context =
+            Context { device_verified: Some(true), country: Some("FR".into()), ..Context::default() };
+
+        let mut seen = Vec::new();
+        conditions.meet(None, &context, at("2026-11-24T10:00:00Z"), |met| {
+            seen.push(met);
+            matches!(met, Met::Holds(_))
+        });
+
+        assert_eq!(seen, [Met::Holds(None), Met::Fails(Part::Country)]);
+        assert_eq!(all(&conditions, &context).last(), Some(&Met::Unknown(Part::Provider)));
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct RuleRef {
     pub id: PolicyId,
     /// Its name.
     pub name: String,
+    /// Where it is written, when that is known.
+    pub place: Option<String>,
     /// What it does.
     pub effect: Effect,
 }
@@ -36,8 +38,8 @@ pub enum Verdict {
 /// Why there is no access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// A deny rule matches.
-    DeniedByRule,
+    /// This deny rule matches.
+    DeniedByRule(PolicyId),
     /// No allow rule names the resource at all.
     NoRule,
     /// Allow rules name the resource; none applies to this request.
@@ -82,7 +84,7 @@ pub struct Decision {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::DeniedByRule => "a policy denies it",
+            Self::DeniedByRule(_) => "a policy denies it",
             Self::NoRule => "no policy allows it",
             Self::NoRuleApplies => "no policy allows it to you now",
             Self::UnknownResource => "there is no such resource",
@@ -93,10 +95,6 @@ impl fmt::Display for Reason {
 }
 
 impl Decision {
-    pub(crate) fn denied(reason: Reason) -> Self {
-        Self { verdict: Verdict::Denied(reason), explanation: Explanation::default() }
-    }
-
     /// Whether there is access.
     pub fn is_allowed(&self) -> bool {
         matches!(self.verdict, Verdict::Allowed { .. })
@@ -121,7 +119,7 @@ impl Decision {
         Some(match reason {
             Reason::UnknownResource => OwnView::UnknownResource,
             Reason::UnknownPrincipal | Reason::PrincipalDisabled => OwnView::Disabled,
-            Reason::DeniedByRule | Reason::NoRule | Reason::NoRuleApplies => {
+            Reason::DeniedByRule(_) | Reason::NoRule | Reason::NoRuleApplies => {
                 match &self.explanation.decided {
                     Some(rule) => OwnView::DenyRule { rule: rule.name.clone() },
                     None => self.own_condition(),

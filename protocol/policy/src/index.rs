@@ -1,14 +1,17 @@
 //! The compiled index: decides in the time that the rules of one resource take.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod change;
+mod compiled;
+mod explain;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use jiff::Timestamp;
-use protocol_identity::{GroupId, PrincipalId, ResourceId};
+use protocol_identity::{GroupId, PolicyId, PrincipalId, ResourceId};
 
-use crate::condition::Met;
-use crate::decision::{Close, Explanation, RuleRef};
-use crate::window::Windows;
-use crate::{Context, Decision, Effect, Failure, Reason, Rule, Verdict};
+use crate::{Context, Effect, Labels, Reason, Rule, Selector, Verdict};
+use compiled::{Compiled, earlier};
 
 /// A principal as policy sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,15 +22,19 @@ pub struct Principal {
     pub disabled: bool,
     /// The groups that it was put into.
     pub groups: BTreeSet<GroupId>,
+    /// Its labels.
+    pub labels: Labels,
 }
 
 /// A resource as policy sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
     /// Its id.
     pub id: ResourceId,
     /// Whether devices learn of it although no rule names it.
     pub listed: bool,
+    /// Its labels.
+    pub labels: Labels,
 }
 
 /// All of one account that decisions depend on.
@@ -56,160 +63,129 @@ pub struct Request<'a> {
     pub since: Timestamp,
 }
 
-/// A [`Snapshot`], compiled.
+/// A principal as the index holds it.
+#[derive(Debug, Default)]
+struct Member {
+    disabled: bool,
+    groups: BTreeSet<GroupId>,
+    labels: Labels,
+    /// The sets that it is in, in order.
+    sets: Vec<u32>,
+    /// A bit for each of them, some of which share one; tells most rules for others apart without looking at them.
+    mask: Mask,
+}
+
+/// Bits for sets of principals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Mask([u64; 4]);
+
+impl Mask {
+    /// The bit that every member has, and only rules for everyone.
+    const EVERYONE: Self = Self([1, 0, 0, 0]);
+
+    fn add(&mut self, set: u32) {
+        let bit = 1 + set % 255;
+        if let Some(word) = self.0.get_mut((bit / 64) as usize) {
+            *word |= 1 << (bit % 64);
+        }
+    }
+
+    fn of(sets: &[u32], mut mask: Self) -> Self {
+        for set in sets {
+            mask.add(*set);
+        }
+        mask
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        let [a, b, c, d] = self.0;
+        let [e, f, g, h] = other.0;
+        (a & e) | (b & f) | (c & g) | (d & h) != 0
+    }
+}
+
+/// Ids are drawn evenly by us: their lower half is hash enough.
+#[derive(Debug, Default, Clone, Copy)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut eight = [0; 8];
+            if let Some(place) = eight.get_mut(..part.len()) {
+                place.copy_from_slice(part);
+            }
+            let mixed = (self.0 ^ u64::from_le_bytes(eight)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.0 = mixed ^ (mixed >> 32);
+        }
+    }
+}
+
+type ById<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+
+/// A resource as the index holds it.
+#[derive(Debug, Default)]
+struct Target {
+    listed: bool,
+    labels: Labels,
+    /// The rules that speak of it: denies first, then by id.
+    edges: Vec<Edge>,
+    /// The sets of their principals, one after the other: whom they speak of is seen without looking at them.
+    sets: Vec<u32>,
+}
+
+/// From a resource to a rule.
+#[derive(Debug, Clone, Copy)]
+struct Edge {
+    mask: Mask,
+    rule: u32,
+    /// Where its sets begin and end.
+    sets: (u32, u32),
+    allow: bool,
+    enabled: bool,
+    everyone: bool,
+}
+
+impl Target {
+    /// Whether an edge's rule speaks of a member.
+    fn speaks_of(&self, edge: &Edge, member: &Member) -> bool {
+        let sets = || self.sets.get(edge.sets.0 as usize..edge.sets.1 as usize).unwrap_or_default();
+        edge.mask.meets(&member.mask) && (edge.everyone || compiled::share(sets(), &member.sets))
+    }
+}
+
+/// Sets of principals that rules speak of, by number.
+#[derive(Debug, Default)]
+struct Sets {
+    groups: HashMap<GroupId, u32>,
+    selectors: BTreeMap<Selector, u32>,
+    /// Selectors by the first label that they ask for.
+    by_label: HashMap<(String, String), Vec<Selector>>,
+    next: u32,
+}
+
+/// A [`Snapshot`], compiled. A change recomputes only the edges that it touches.
 #[derive(Debug, Default)]
 pub struct Index {
-    groups: BTreeMap<PrincipalId, Principal>,
     everyone: Option<GroupId>,
-    listed: BTreeMap<ResourceId, bool>,
-    rules: Vec<Rule>,
-    by_resource: BTreeMap<ResourceId, Vec<usize>>,
-}
-
-/// How one rule met a request.
-struct Outcome {
-    /// What keeps an allow from applying.
-    failures: Vec<Failure>,
-    /// Whether a deny applies: nothing failed, unknowns aside.
-    fires: bool,
-    /// Up to when what holds now goes on to hold.
-    until: Option<Timestamp>,
-}
-
-/// Explanations name at most this many rules: a person reads them.
-const MOST_CLOSE: usize = 16;
-
-/// The earlier of two ends, where `None` is never.
-fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (only, None) | (None, only) => only,
-    }
-}
-
-impl Index {
-    /// Compiles a snapshot. The order of its parts does not matter.
-    pub fn compile(snapshot: Snapshot) -> Self {
-        let Snapshot { principals, everyone, resources, mut rules } = snapshot;
-        rules.sort_by_key(|rule| rule.id);
-        let mut by_resource = BTreeMap::<ResourceId, Vec<usize>>::new();
-        for (n, rule) in rules.iter().enumerate() {
-            for resource in &rule.resources {
-                by_resource.entry(*resource).or_default().push(n);
-            }
-        }
-        Self {
-            groups: principals.into_iter().map(|principal| (principal.id, principal)).collect(),
-            everyone,
-            listed: resources.into_iter().map(|resource| (resource.id, resource.listed)).collect(),
-            rules,
-            by_resource,
-        }
-    }
-
-    fn rules_of(&self, resource: ResourceId) -> impl Iterator<Item = &Rule> {
-        let positions = self.by_resource.get(&resource).map(Vec::as_slice).unwrap_or_default();
-        positions.iter().filter_map(|n| self.rules.get(*n))
-    }
-
-    fn speaks_of(&self, rule: &Rule, principal: &Principal) -> bool {
-        self.everyone.is_some_and(|everyone| rule.groups.contains(&everyone))
-            || rule.groups.iter().any(|group| principal.groups.contains(group))
-    }
-
-    /// Whether a device of this principal learns that the resource exists: an enabled allow rule names it for the
-    /// principal, conditions aside, or it is listed.
-    pub fn learns(&self, principal: PrincipalId, resource: ResourceId) -> bool {
-        let Some(principal) = self.groups.get(&principal).filter(|principal| !principal.disabled) else {
-            return false;
-        };
-        match self.listed.get(&resource) {
-            None => false,
-            Some(true) => true,
-            Some(false) => self
-                .rules_of(resource)
-                .any(|rule| rule.enabled && rule.effect == Effect::Allow && self.speaks_of(rule, principal)),
-        }
-    }
-
-    /// The resources that devices of this principal learn of.
-    pub fn known_to(&self, principal: PrincipalId) -> Vec<ResourceId> {
-        self.listed.keys().copied().filter(|resource| self.learns(principal, *resource)).collect()
-    }
-
-    /// Decides a request at this moment.
-    pub fn decide(&self, request: &Request<'_>, now: Timestamp) -> Decision {
-        let Some(principal) = self.groups.get(&request.principal) else {
-            return Decision::denied(Reason::UnknownPrincipal);
-        };
-        if principal.disabled {
-            return Decision::denied(Reason::PrincipalDisabled);
-        }
-        if !self.listed.contains_key(&request.resource) {
-            return Decision::denied(Reason::UnknownResource);
-        }
-
-        let mut denies_from = None;
-        let mut best: Option<(&Rule, Option<Timestamp>)> = None;
-        let mut close = Vec::new();
-        let mut named = false;
-        for rule in self.rules_of(request.resource) {
-            match rule.effect {
-                Effect::Deny if !rule.enabled || !self.speaks_of(rule, principal) => {}
-                Effect::Deny => {
-                    if meet(rule, request, now).fires {
-                        return Decision {
-                            verdict: Verdict::Denied(Reason::DeniedByRule),
-                            explanation: Explanation { decided: Some(name(rule)), close: Vec::new() },
-                        };
-                    }
-                    denies_from = earlier(denies_from, begins(rule, request, now));
-                }
-                Effect::Allow => {
-                    named |= rule.enabled;
-                    let mut outcome = meet(rule, request, now);
-                    if !self.speaks_of(rule, principal) {
-                        outcome.failures.insert(0, Failure::NotInGroup);
-                    }
-                    if !rule.enabled {
-                        outcome.failures.insert(0, Failure::Disabled);
-                    }
-                    match outcome.failures.len().checked_sub(1) {
-                        None => {
-                            if best.is_none_or(|(_, end)| ends_later(outcome.until, end)) {
-                                best = Some((rule, outcome.until));
-                            }
-                        }
-                        Some(further) => {
-                            let failed = outcome.failures.swap_remove(0);
-                            close.push(Close { rule: name(rule), failed, further });
-                        }
-                    }
-                }
-            }
-        }
-
-        match best {
-            Some((rule, until)) => Decision {
-                verdict: Verdict::Allowed { policy: rule.id, end: earlier(until, denies_from) },
-                explanation: Explanation { decided: Some(name(rule)), close: Vec::new() },
-            },
-            None => {
-                let closest = close.iter().map(|close| close.further).min().unwrap_or(0);
-                close.retain(|close| close.further == closest);
-                close.truncate(MOST_CLOSE);
-                let reason = if named { Reason::NoRuleApplies } else { Reason::NoRule };
-                Decision {
-                    verdict: Verdict::Denied(reason),
-                    explanation: Explanation { decided: None, close },
-                }
-            }
-        }
-    }
-}
-
-fn name(rule: &Rule) -> RuleRef {
-    RuleRef { id: rule.id, name: rule.name.clone(), effect: rule.effect }
+    sets: Sets,
+    members: ById<PrincipalId, Member>,
+    targets: ById<ResourceId, Target>,
+    rules: Vec<Option<Compiled>>,
+    free: Vec<u32>,
+    places: ById<PolicyId, u32>,
+    /// Rules by the resources that they name.
+    named: HashMap<ResourceId, BTreeSet<u32>>,
+    /// Resources by their labels.
+    labelled: HashMap<(String, String), BTreeSet<ResourceId>>,
+    /// Rules by the labels of resources that they ask for.
+    selecting: HashMap<(String, String), BTreeMap<Selector, BTreeSet<u32>>>,
+    /// The moment from which schedules were worked out.
+    made: Timestamp,
 }
 
 /// Whether `end` is later than `than`, where `None` is never.
@@ -221,37 +197,103 @@ fn ends_later(end: Option<Timestamp>, than: Option<Timestamp>) -> bool {
     }
 }
 
-/// Meets the rule's conditions, and for an allow the ends of the sign-in and of the longest session.
-fn meet(rule: &Rule, request: &Request<'_>, now: Timestamp) -> Outcome {
-    let mut outcome = Outcome { failures: Vec::new(), fires: true, until: None };
-    for met in rule.conditions.meet(request.context, now) {
-        match met {
-            Met::Holds(until) => outcome.until = earlier(outcome.until, until),
-            Met::Unknown(failure) => outcome.failures.push(failure),
-            Met::Fails(failure) => {
-                outcome.failures.push(failure);
-                outcome.fires = false;
+impl Index {
+    fn rule(&self, place: u32) -> Option<&Compiled> {
+        self.rules.get(place as usize)?.as_ref()
+    }
+
+    /// A rule that the index holds.
+    pub fn rule_of(&self, policy: PolicyId) -> Option<&Rule> {
+        self.rule(*self.places.get(&policy)?).map(|compiled| &compiled.rule)
+    }
+
+    /// The resources that a rule speaks of, by name or by label.
+    pub fn resources_of(&self, policy: PolicyId) -> &[ResourceId] {
+        let compiled = self.places.get(&policy).and_then(|place| self.rule(*place));
+        compiled.map(|compiled| compiled.targets.as_slice()).unwrap_or_default()
+    }
+
+    /// Whether a rule speaks of a principal.
+    pub fn speaks_of(&self, policy: PolicyId, principal: PrincipalId) -> bool {
+        let compiled = self.places.get(&policy).and_then(|place| self.rule(*place));
+        compiled.zip(self.members.get(&principal)).is_some_and(|(rule, member)| rule.speaks_of(member))
+    }
+
+    /// The enabled rules that name this resource for this principal, in the order of their ids, denies first.
+    pub fn rules_between(
+        &self,
+        principal: PrincipalId,
+        resource: ResourceId,
+    ) -> impl Iterator<Item = &Rule> + use<'_> {
+        let member = self.members.get(&principal).filter(|member| !member.disabled);
+        let pair = member.zip(self.targets.get(&resource));
+        pair.into_iter().flat_map(move |(member, target)| {
+            target
+                .edges
+                .iter()
+                .filter(|edge| edge.enabled && target.speaks_of(edge, member))
+                .filter_map(|edge| self.rule(edge.rule).map(|rule| &rule.rule))
+        })
+    }
+
+    /// Whether a device of this principal learns that the resource exists: an enabled allow rule names it for the
+    /// principal, conditions aside, or it is listed.
+    pub fn learns(&self, principal: PrincipalId, resource: ResourceId) -> bool {
+        let known = self.members.get(&principal).is_some_and(|member| !member.disabled);
+        known
+            && self.targets.get(&resource).is_some_and(|target| {
+                target.listed
+                    || self.rules_between(principal, resource).any(|rule| rule.effect == Effect::Allow)
+            })
+    }
+
+    /// The resources that devices of this principal learn of.
+    pub fn known_to(&self, principal: PrincipalId) -> Vec<ResourceId> {
+        let mut known: Vec<ResourceId> =
+            self.targets.keys().copied().filter(|resource| self.learns(principal, *resource)).collect();
+        known.sort_unstable();
+        known
+    }
+
+    /// Decides a request at this moment. Nothing is allocated and nothing remembered.
+    pub fn decide(&self, request: &Request<'_>, now: Timestamp) -> Verdict {
+        let Some(member) = self.members.get(&request.principal) else {
+            return Verdict::Denied(Reason::UnknownPrincipal);
+        };
+        if member.disabled {
+            return Verdict::Denied(Reason::PrincipalDisabled);
+        }
+        let Some(target) = self.targets.get(&request.resource) else {
+            return Verdict::Denied(Reason::UnknownResource);
+        };
+
+        let mut denies_from = None;
+        let mut best: Option<(PolicyId, Option<Timestamp>)> = None;
+        let mut named = false;
+        for edge in &target.edges {
+            named |= edge.allow && edge.enabled;
+            if !edge.enabled || !target.speaks_of(edge, member) {
+                continue;
+            }
+            let Some(rule) = self.rule(edge.rule) else { continue };
+            if edge.allow {
+                if let Some(until) = rule.conforms(request, now)
+                    && best.is_none_or(|(_, end)| ends_later(until, end))
+                {
+                    best = Some((rule.terms.policy, until));
+                }
+            } else if rule.fires(request.context, now) {
+                return Verdict::Denied(Reason::DeniedByRule(rule.terms.policy));
+            } else {
+                denies_from = earlier(denies_from, rule.begins(request.context, now));
             }
         }
-    }
-    if rule.effect == Effect::Allow {
-        // A sum beyond the calendar is no end.
-        let longest = rule.max_session.and_then(|longest| request.since.checked_add(longest).ok());
-        let end = earlier(request.context.session_ends, longest);
-        if end.is_some_and(|end| end <= now) {
-            outcome.failures.push(Failure::Ended);
+        match best {
+            Some((policy, until)) => Verdict::Allowed { policy, end: earlier(until, denies_from) },
+            None if named => Verdict::Denied(Reason::NoRuleApplies),
+            None => Verdict::Denied(Reason::NoRule),
         }
-        outcome.until = earlier(outcome.until, end);
     }
-    outcome
-}
-
-/// When a deny that does not match now will begin to, by time alone: its windows are all that it fails, one opens
-/// later, and what holds now still holds then.
-fn begins(rule: &Rule, request: &Request<'_>, now: Timestamp) -> Option<Timestamp> {
-    let opens = Windows(&rule.conditions.time_windows).next_opening(now)?;
-    let fires = rule.conditions.meet(request.context, opens).iter().all(|met| !matches!(met, Met::Fails(_)));
-    fires.then_some(opens)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use protocol_identity::{GroupId, PolicyId, ResourceId};
 use serde::{Deserialize, Serialize};
 
-use crate::Conditions;
+use crate::{Conditions, Selector};
 
 /// What a rule does when it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,14 +25,20 @@ pub struct Rule {
     pub id: PolicyId,
     /// Its name, as the denied person may see it.
     pub name: String,
+    /// Where it is written, such as `access.toml:12`, for an administrator.
+    pub place: Option<String>,
     /// A rule that is not enabled decides nothing.
     pub enabled: bool,
     /// Allow or deny.
     pub effect: Effect,
     /// It speaks of the principals in any of these.
     pub groups: BTreeSet<GroupId>,
+    /// It also speaks of principals with these labels; one selector is enough.
+    pub principal_labels: BTreeSet<Selector>,
     /// It speaks of these resources.
     pub resources: BTreeSet<ResourceId>,
+    /// It also speaks of resources with these labels; one selector is enough.
+    pub resource_labels: BTreeSet<Selector>,
     /// All of these must hold.
     pub conditions: Conditions,
     /// The longest that one grant lasts, counted from its beginning.

@@ -1,16 +1,19 @@
 //! Weekly time windows in IANA time zones.
+//!
+//! A window is open whenever a clock on a wall in its zone shows a time in it. So a window that a change of the clock
+//! leaves out does not open on that day, and one in an hour that comes twice is open in both.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
-use jiff::civil::{Date, Time, Weekday};
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
 
 /// A day of the week, written `mon` to `sun`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Day {
@@ -27,15 +30,16 @@ impl Day {
     /// Monday to Sunday.
     pub const ALL: [Self; 7] = [Self::Mon, Self::Tue, Self::Wed, Self::Thu, Self::Fri, Self::Sat, Self::Sun];
 
-    fn of(date: Date) -> Self {
-        match date.weekday() {
-            Weekday::Monday => Self::Mon,
-            Weekday::Tuesday => Self::Tue,
-            Weekday::Wednesday => Self::Wed,
-            Weekday::Thursday => Self::Thu,
-            Weekday::Friday => Self::Fri,
-            Weekday::Saturday => Self::Sat,
-            Weekday::Sunday => Self::Sun,
+    /// The day of the week of this day since 1970-01-01, which was a Thursday.
+    pub(crate) fn of(days: i64) -> Self {
+        match (days + 3).rem_euclid(7) {
+            0 => Self::Mon,
+            1 => Self::Tue,
+            2 => Self::Wed,
+            3 => Self::Thu,
+            4 => Self::Fri,
+            5 => Self::Sat,
+            _ => Self::Sun,
         }
     }
 }
@@ -66,7 +70,7 @@ pub enum InvalidWindow {
 }
 
 /// A time of day in whole minutes, written `08:30`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct ClockTime {
     minutes: u16,
@@ -78,10 +82,9 @@ impl ClockTime {
         (minutes < 24 * 60).then_some(Self { minutes })
     }
 
-    fn civil(self) -> Time {
-        let (hour, minute) = (self.minutes / 60, self.minutes % 60);
-        // Both are in range by construction, so midnight is never the answer to anything else.
-        Time::new(hour as i8, minute as i8, 0, 0).unwrap_or(Time::midnight())
+    /// Minutes after midnight.
+    pub fn minutes(self) -> u16 {
+        self.minutes
     }
 }
 
@@ -119,11 +122,44 @@ impl From<ClockTime> for String {
 }
 
 /// A time zone by its IANA name.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Zone {
     name: String,
     zone: TimeZone,
+}
+
+impl PartialEq for Zone {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Zone {}
+
+impl Hash for Zone {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl Zone {
+    /// The spans of one offset from UTC (seconds) between two moments, all in seconds since 1970.
+    pub(crate) fn spans(&self, from: i64, to: i64) -> Vec<(i64, i64, i64)> {
+        let Ok(start) = Timestamp::from_second(from) else { return Vec::new() };
+        let mut spans = vec![(from, to, i64::from(self.zone.to_offset(start).seconds()))];
+        for change in self.zone.following(start) {
+            let at = change.timestamp().as_second();
+            if at >= to {
+                break;
+            }
+            if let Some((_, end, _)) = spans.last_mut() {
+                *end = at;
+            }
+            spans.push((at, to, i64::from(change.offset().seconds())));
+        }
+        spans
+    }
 }
 
 impl FromStr for Zone {
@@ -163,7 +199,7 @@ impl fmt::Display for Zone {
 
 /// A weekly window: it opens at `from` on each of `days` and closes at the next `to`, which is on the following
 /// day when `to` is not after `from`. The same time twice is a whole day.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TimeWindow {
     /// The days on which it opens.
@@ -174,34 +210,6 @@ pub struct TimeWindow {
     pub to: ClockTime,
     /// Where that is so.
     pub zone: Zone,
-}
-
-impl TimeWindow {
-    /// The moments at which the window of this date opens and closes; `None` when it does not open on it (a day
-    /// that is not named, or a moment that a change of the clock leaves out altogether).
-    fn on(&self, date: Date) -> Option<(Timestamp, Timestamp)> {
-        if !self.days.contains(&Day::of(date)) {
-            return None;
-        }
-        let close_on = if self.to > self.from { date } else { date.checked_add(1.day()).ok()? };
-        let open = self.zone.zone.to_timestamp(date.to_datetime(self.from.civil())).ok()?;
-        let close = self.zone.zone.to_timestamp(close_on.to_datetime(self.to.civil())).ok()?;
-        (open < close).then_some((open, close))
-    }
-
-    /// The openings from the day before `at` to `days` days after it.
-    fn openings(&self, at: Timestamp, days: i64) -> impl Iterator<Item = (Timestamp, Timestamp)> {
-        let today = self.zone.zone.to_datetime(at).date();
-        (-1..=days).filter_map(move |offset| self.on(today.checked_add(offset.days()).ok()?))
-    }
-
-    fn open_until(&self, at: Timestamp) -> Option<Timestamp> {
-        self.openings(at, 0).filter(|(open, close)| *open <= at && at < *close).map(|(_, close)| close).max()
-    }
-
-    fn next_opening(&self, after: Timestamp) -> Option<Timestamp> {
-        self.openings(after, 8).map(|(open, _)| open).filter(|open| *open > after).min()
-    }
 }
 
 impl fmt::Display for TimeWindow {
@@ -217,108 +225,14 @@ impl fmt::Display for TimeWindow {
     }
 }
 
-/// Several windows as one: open while any of them is.
-pub struct Windows<'a>(pub &'a [TimeWindow]);
-
-impl Windows<'_> {
-    /// A week and a day: whoever is open for that long without a gap is open always.
-    const FOREVER: i64 = 8;
-
-    /// `None` while closed; otherwise when they close, going from one window to the next without a gap.
-    /// `Some(None)` is never.
-    pub fn open_until(&self, at: Timestamp) -> Option<Option<Timestamp>> {
-        let mut until = self.longest(at)?;
-        let Ok(forever) = at.checked_add((Self::FOREVER * 24).hours()) else { return Some(None) };
-        while let Some(further) = self.longest(until) {
-            until = further;
-            if until > forever {
-                return Some(None);
-            }
-        }
-        Some(Some(until))
-    }
-
-    /// The next moment at which one opens, while they are closed.
-    pub fn next_opening(&self, after: Timestamp) -> Option<Timestamp> {
-        self.0.iter().filter_map(|window| window.next_opening(after)).min()
-    }
-
-    fn longest(&self, at: Timestamp) -> Option<Timestamp> {
-        self.0.iter().filter_map(|window| window.open_until(at)).max()
-    }
-}
-
-impl fmt::Display for Windows<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, window) in self.0.iter().enumerate() {
-            write!(f, "{}{window}", if n > 0 { "; " } else { "" })?;
-        }
-        Ok(())
-    }
+/// Several windows in words.
+pub(crate) fn describe(windows: &[TimeWindow]) -> String {
+    windows.iter().map(TimeWindow::to_string).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn window(days: &[Day], from: &str, to: &str, zone: &str) -> TimeWindow {
-        TimeWindow {
-            days: days.iter().copied().collect(),
-            from: from.parse().unwrap(),
-            to: to.parse().unwrap(),
-            zone: zone.parse().unwrap(),
-        }
-    }
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_window_opens_and_closes_in_its_own_zone() {
-        let windows = [window(&[Day::Mon], "08:00", "18:00", "Europe/Berlin")];
-        let windows = Windows(&windows);
-
-        // Monday 2026-11-23; Berlin is one hour ahead of UTC in winter.
-        assert_eq!(windows.open_until(at("2026-11-23T06:59:59Z")), None);
-        assert_eq!(windows.open_until(at("2026-11-23T07:00:00Z")), Some(Some(at("2026-11-23T17:00:00Z"))));
-        assert_eq!(windows.open_until(at("2026-11-23T17:00:00Z")), None);
-        assert_eq!(windows.next_opening(at("2026-11-23T17:00:00Z")), Some(at("2026-11-30T07:00:00Z")));
-    }
-
-    #[test]
-    fn a_window_may_cross_midnight_and_belongs_to_the_day_on_which_it_opens() {
-        let windows = [window(&[Day::Fri], "22:00", "06:00", "UTC")];
-        let windows = Windows(&windows);
-
-        // Friday 2026-11-27.
-        assert_eq!(windows.open_until(at("2026-11-27T05:00:00Z")), None);
-        assert_eq!(windows.open_until(at("2026-11-28T05:00:00Z")), Some(Some(at("2026-11-28T06:00:00Z"))));
-    }
-
-    #[test]
-    fn windows_that_touch_are_one_and_a_whole_week_never_closes() {
-        let pair =
-            [window(&[Day::Mon], "08:00", "12:00", "UTC"), window(&[Day::Mon], "12:00", "13:00", "UTC")];
-        let week = [window(&Day::ALL, "00:00", "00:00", "America/New_York")];
-
-        assert_eq!(
-            Windows(&pair).open_until(at("2026-11-23T09:00:00Z")),
-            Some(Some(at("2026-11-23T13:00:00Z")))
-        );
-        assert_eq!(Windows(&week).open_until(at("2026-11-23T09:00:00Z")), Some(None));
-    }
-
-    #[test]
-    fn a_window_over_a_change_of_the_clock_lasts_as_long_as_the_night_does() {
-        // In the night to 2026-03-29 Berlin skips from 02:00 to 03:00.
-        let windows = [window(&[Day::Sat], "22:00", "04:00", "Europe/Berlin")];
-
-        assert_eq!(
-            Windows(&windows).open_until(at("2026-03-28T21:00:00Z")),
-            Some(Some(at("2026-03-29T02:00:00Z")))
-        );
-    }
 
     #[test]
     fn text_that_is_no_time_or_no_zone_is_refused() {
@@ -326,15 +240,28 @@ mod tests {
             assert_eq!(text.parse::<ClockTime>(), Err(InvalidWindow::Time), "{text}");
         }
         assert_eq!("Europe/Entenhausen".parse::<Zone>().unwrap_err(), InvalidWindow::Zone);
+        assert_eq!(ClockTime::from_minutes(1440), None);
+        assert_eq!(ClockTime::from_minutes(1439).map(|time| time.to_string()), Some("23:59".into()));
     }
 
     #[test]
-    fn a_window_reads_back_from_json() {
-        let window = window(&[Day::Mon, Day::Tue], "08:00", "18:00", "Europe/Berlin");
+    fn a_window_reads_back_from_json_and_says_when_it_is() {
+        let json = r#"{"days":["mon","tue"],"from":"08:00","to":"18:00","zone":"Europe/Berlin"}"#;
 
-        let json = serde_json::to_string(&window).unwrap();
+        let window: TimeWindow = serde_json::from_str(json).unwrap();
 
-        assert_eq!(json, r#"{"days":["mon","tue"],"from":"08:00","to":"18:00","zone":"Europe/Berlin"}"#);
-        assert_eq!(serde_json::from_str::<TimeWindow>(&json).unwrap(), window);
+        assert_eq!(serde_json::to_string(&window).unwrap(), json);
+        assert_eq!(window.to_string(), "Mon, Tue 08:00 to 18:00 Europe/Berlin");
+        assert_eq!(format!("{:?}", window.zone), "Europe/Berlin");
+    }
+
+    #[test]
+    fn a_day_has_its_name() {
+        // 2026-11-23 was a Monday: 20,780 days after 1970-01-01.
+        let week: Vec<Day> = (0..7).map(|n| Day::of(20_780 + n)).collect();
+
+        assert_eq!(week, Day::ALL);
+        assert_eq!(Day::of(-1), Day::Wed);
+        assert_eq!(week.iter().map(Day::to_string).collect::<String>(), "MonTueWedThuFriSatSun");
     }
 }

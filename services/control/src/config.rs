@@ -42,6 +42,9 @@ pub struct ControlFlags {
     /// How long what was granted goes on without control, such as 30m or 24h; default 24h
     #[arg(long, env = "POSTERN_MAX_PARTITION", value_name = "DURATION")]
     pub max_partition: Option<String>,
+    /// Countries of addresses, a database in the MaxMind format (.mmdb); without it no country is known
+    #[arg(long, env = "POSTERN_COUNTRY_DATABASE", value_name = "FILE")]
+    pub country_database: Option<PathBuf>,
 }
 
 impl ControlFlags {
@@ -54,6 +57,7 @@ impl ControlFlags {
             tls_key: self.tls_key.or(file.tls_key),
             account: self.account.or(file.account),
             max_partition: self.max_partition.or(file.max_partition),
+            country_database: self.country_database.or(file.country_database),
         }
     }
 }
@@ -73,6 +77,8 @@ pub struct Config {
     pub account: String,
     /// How long what was granted goes on without control.
     pub max_partition: Duration,
+    /// Where the countries of addresses come from.
+    pub country_database: Option<PathBuf>,
 }
 
 impl Config {
@@ -119,7 +125,15 @@ impl Config {
             return Err(Failure::usage(format!("--account `{account}` is no name"))
                 .fix("write 1 to 64 letters, digits, dots, hyphens and underscores"));
         }
-        Ok(Self { settings: common.resolve(PROGRAM)?, listen, public_url, tls, account, max_partition })
+        Ok(Self {
+            settings: common.resolve(PROGRAM)?,
+            listen,
+            public_url,
+            tls,
+            account,
+            max_partition,
+            country_database: control.country_database,
+        })
     }
 }
 

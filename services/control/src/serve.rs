@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix_web::{App, HttpServer, web};
 use actors_control::clock::Clock;
+use actors_control::countries::Countries;
 use actors_control::grant_office::{self, GrantOffice};
 use actors_control::storage::Storage;
 use actors_runtime::{Address, Reply, TreeHandle};
@@ -42,10 +43,16 @@ pub fn run(config: Config) -> Result<(), Failure> {
     let Prepared { storage, accounts, public, .. } = prepared;
     let storage: Arc<dyn Storage> = storage;
     let (sender, receiver) = mpsc::channel();
+    let countries = config.country_database.as_deref().map(Countries::open).transpose().map_err(|error| {
+        Failure::usage(format!("--country-database: {}", services_chassis::chain(&error)))
+            .fix("name a database of countries in the MaxMind format, such as GeoLite2-Country.mmdb")
+    })?;
+    let countries = countries.unwrap_or_default();
     let context = Context {
         storage: Arc::clone(&storage),
         accounts: accounts.into_iter().map(|account| (account.id, account.name)).collect(),
         max_partition: config.max_partition,
+        countries: countries.clone(),
         clock: Clock::System,
         addresses: sender,
     };
@@ -62,6 +69,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
                     offices,
                     directory,
                     audit,
+                    countries,
                     clock: Clock::System,
                     public,
                     readiness,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actors_control::audit_log::AuditLog;
 use actors_control::clock::Clock;
+use actors_control::countries::Countries;
 use actors_control::directory::Directory;
 use actors_control::grant_office::GrantOffice;
 use actors_control::keys::ONLY;
@@ -24,6 +25,8 @@ pub struct Context {
     pub accounts: Vec<(AccountId, String)>,
     /// How long what was granted goes on without control.
     pub max_partition: Duration,
+    /// The countries of addresses.
+    pub countries: Countries,
     /// The time of day.
     pub clock: Clock,
     /// Fills in the addresses that the API works with.
@@ -161,10 +164,11 @@ fn desk(boot: &Boot<'_, Context>) -> Result<LaneRef, StartError> {
 fn start_offices(boot: &Boot<'_, Context>) -> Result<(), StartError> {
     let mut offices = std::collections::BTreeMap::new();
     for (account, name) in boot.context.accounts.clone() {
-        let Context { storage, max_partition, clock, .. } = boot.context;
+        let Context { storage, max_partition, countries, clock, .. } = boot.context;
         let (storage, max_partition, clock) = (Arc::clone(storage), *max_partition, *clock);
+        let countries = countries.clone();
         let office = boot.start::<GrantOffice, _>(&desk(boot)?, &name, move || {
-            move || GrantOffice::new(account, max_partition, Arc::clone(&storage), clock)
+            move || GrantOffice::new(account, max_partition, Arc::clone(&storage), countries.clone(), clock)
         })?;
         offices.insert(account, office);
     }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use protocol_control::{Applied, DenyReason, GatewayRefusal, GrantVersion, ToNode};
 use protocol_identity::{GatewayId, GrantId};
+use protocol_policy::Verdict;
 
 use super::office::{Confirmed, Office, Output};
 use crate::model::Kind;
@@ -81,6 +82,7 @@ impl Office {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.model.index.prepare(now);
         for id in self.take_due(now) {
             let Some(grant) = self.grants.get(&id) else { continue };
             if grant.waiting.is_some_and(|waiting| waiting.until <= now) {
@@ -105,8 +107,8 @@ impl Office {
         let (device, resource, since) = (grant.device, grant.resource, grant.since);
         let at = grant.ends.filter(|ends| *ends <= grant.lease).unwrap_or(now);
         let source = self.devices.get(&device).map_or(grant.source, |online| online.source);
-        let goes_on =
-            self.decide(device, resource, source, since, at).is_some_and(|decision| decision.is_allowed());
+        let verdict = self.decide(device, resource, source, since, at);
+        let goes_on = matches!(verdict, Some(Verdict::Allowed { .. }));
         if goes_on && at > now {
             // Another rule carries it on: what holds at its end is what holds from now on.
             self.review_at(id, at, now);

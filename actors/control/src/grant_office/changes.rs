@@ -1,13 +1,15 @@
 //! The change log moves on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use protocol_control::{DenyReason, ToNode};
+use protocol_control::{DenyReason, ResourceView, ToNode};
 use protocol_identity::{DeviceId, GrantId, ResourceId};
+use protocol_policy::Verdict;
 
 use super::model::{Model, Touched};
 use super::office::{Office, Open, Output};
+use crate::countries::Countries;
 use crate::storage::{Committed, Everything};
 
 impl Office {
@@ -25,92 +27,142 @@ impl Office {
             }
             self.model.sequence = change.sequence;
             if committed.account == self.account {
-                self.model.apply(change.action.clone(), &mut touched);
+                self.model.apply(change.action.clone(), &mut touched, now);
             }
         }
-        self.look_again(&touched, now);
+        self.look_again(&mut touched, now);
         true
     }
 
     /// Everything was read anew after a gap.
     pub fn handle_loaded(&mut self, everything: Everything, now: Timestamp) {
-        let (model, stored) = Model::load(everything);
+        let (model, stored) = Model::load(everything, now);
         let stored: BTreeSet<GrantId> = stored.into_iter().map(|grant| grant.id).collect();
         let ended = |grant: &&Open| grant.kept.is_some() && !stored.contains(&grant.id);
         let ended: Vec<GrantId> = self.grants.values().filter(ended).map(|grant| grant.id).collect();
         for id in ended {
             self.revoke(id, DenyReason::Ended, "it was ended");
         }
-        let touched = Touched { policy: true, ..Touched::default() };
         self.model = model;
-        self.index = self.model.compile();
         let all: Vec<GrantId> = self.grants.keys().copied().collect();
         self.review(&all, now);
+        let touched = Touched {
+            principals: self.model.records.principals.keys().copied().collect(),
+            ..Touched::default()
+        };
         self.refresh_views(&touched, now);
     }
 
-    fn look_again(&mut self, touched: &Touched, now: Timestamp) {
+    /// Addresses are in other countries now.
+    pub fn handle_countries(&mut self, countries: Countries, now: Timestamp) {
+        self.countries = countries;
+        let all: Vec<GrantId> = self.grants.keys().copied().collect();
+        self.review(&all, now);
+        let touched = Touched { devices: self.devices.keys().copied().collect(), ..Touched::default() };
+        self.refresh_views(&touched, now);
+    }
+
+    fn look_again(&mut self, touched: &mut Touched, now: Timestamp) {
         for id in touched.ended.iter().filter(|id| self.grants.contains_key(id)).copied().collect::<Vec<_>>()
         {
             self.revoke(id, DenyReason::Ended, "an administrator ended it");
         }
-        if touched.policy {
-            self.index = self.model.compile();
+        for principal in &touched.principals {
+            touched.devices.extend(self.model.devices_of(*principal));
         }
-        let ids: Vec<GrantId> = self
-            .grants
-            .values()
-            .filter(|grant| {
-                touched.resources.contains(&grant.resource)
-                    || touched.devices.contains(&grant.device)
-                    || touched.gateways.contains(&grant.gateway)
-                    || self
-                        .model
-                        .devices
-                        .get(&grant.device)
-                        .is_none_or(|device| touched.principals.contains(&device.principal))
-            })
-            .map(|grant| grant.id)
-            .collect();
-        self.review(&ids, now);
-        if touched.policy || !touched.resources.is_empty() {
+        let mut ids = BTreeSet::new();
+        for device in &touched.devices {
+            ids.extend(self.grants_of_device(*device).map(|grant| grant.id));
+        }
+        for resource in &touched.resources {
+            ids.extend(self.grants_for(*resource).map(|grant| grant.id));
+        }
+        for gateway in &touched.gateways {
+            ids.extend(self.grants_at(*gateway).map(|grant| grant.id));
+        }
+        self.review(&ids.into_iter().collect::<Vec<_>>(), now);
+        if touched.views || !touched.devices.is_empty() {
             self.refresh_views(touched, now);
         }
     }
 
-    /// Tells each connected device what is new among the resources that it knows, and what is gone.
+    /// Tells each connected device what is new among the resources that it knows, and what is gone. Of devices that were
+    /// not touched themselves, only the touched resources are looked at.
     fn refresh_views(&mut self, touched: &Touched, now: Timestamp) {
-        let devices: Vec<DeviceId> = self.devices.keys().copied().collect();
+        let mut devices: Vec<DeviceId> = self.devices.keys().copied().collect();
+        if touched.resources.is_empty() {
+            devices.retain(|device| self.is_touched(*device, touched));
+        }
         for device in devices {
-            let known = self.known_to(device);
-            let allowed_now = self.allowed_again(device, touched, now);
+            let whole = self.is_touched(device, touched);
+            let allowed_now = self.allowed_again(device, touched, whole, now);
+            let known: BTreeMap<ResourceId, Option<ResourceView>> = if whole {
+                let mut known: BTreeMap<_, _> =
+                    self.known_to(device).into_iter().map(|(id, view)| (id, Some(view))).collect();
+                let before = self.devices.get(&device).map(|online| online.known.keys().copied());
+                for gone in before.into_iter().flatten() {
+                    known.entry(gone).or_insert(None);
+                }
+                known
+            } else {
+                touched
+                    .resources
+                    .iter()
+                    .map(|resource| (*resource, self.seen_by(device, *resource)))
+                    .collect()
+            };
             let Some(online) = self.devices.get_mut(&device) else { continue };
+            online.denied.retain(|resource, _| !allowed_now.contains(resource));
             let mut messages = Vec::new();
-            for resource in online.known.keys().filter(|resource| !known.contains_key(resource)) {
-                messages.push(ToNode::ResourceGone(*resource));
-            }
-            for (resource, view) in &known {
-                if online.known.get(resource) != Some(view) || allowed_now.contains(resource) {
-                    messages.push(ToNode::ResourceChanged(view.clone()));
+            for (resource, view) in known {
+                match view {
+                    Some(view) => {
+                        if online.known.get(&resource) != Some(&view) || allowed_now.contains(&resource) {
+                            messages.push(ToNode::ResourceChanged(view.clone()));
+                        }
+                        online.known.insert(resource, view);
+                    }
+                    None => {
+                        if online.known.remove(&resource).is_some() {
+                            messages.push(ToNode::ResourceGone(resource));
+                        }
+                    }
                 }
             }
-            online.denied.retain(|resource, _| !allowed_now.contains(resource));
-            online.known = known;
             for message in messages {
                 self.tell_device(device, message);
             }
         }
     }
 
+    fn is_touched(&self, device: DeviceId, touched: &Touched) -> bool {
+        let principal = self.model.devices.get(&device).map(|device| device.principal);
+        touched.devices.contains(&device)
+            || principal.is_some_and(|principal| touched.principals.contains(&principal))
+    }
+
+    /// A resource as a device sees it, if the device knows it.
+    fn seen_by(&self, device: DeviceId, resource: ResourceId) -> Option<ResourceView> {
+        let principal = self.model.devices.get(&device)?.principal;
+        self.model.index.learns(principal, resource).then_some(())?;
+        self.model.records.resources.get(&resource).map(|resource| self.model.view(resource))
+    }
+
     /// Resources that the device was denied and is allowed now: it is told of them anew, so that it asks again.
-    fn allowed_again(&self, device: DeviceId, touched: &Touched, now: Timestamp) -> Vec<ResourceId> {
+    fn allowed_again(
+        &self,
+        device: DeviceId,
+        touched: &Touched,
+        whole: bool,
+        now: Timestamp,
+    ) -> Vec<ResourceId> {
         let Some(online) = self.devices.get(&device) else { return Vec::new() };
-        if !touched.policy {
-            return Vec::new();
-        }
         let allowed = |resource: &&ResourceId| {
-            let decision = self.decide(device, **resource, online.source, now, now);
-            decision.is_some_and(|decision| decision.is_allowed())
+            (whole || touched.resources.contains(resource))
+                && matches!(
+                    self.decide(device, **resource, online.source, now, now),
+                    Some(Verdict::Allowed { .. })
+                )
         };
         online.denied.keys().filter(allowed).copied().collect()
     }

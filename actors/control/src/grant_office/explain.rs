@@ -38,11 +38,14 @@ impl Office {
             Asker::Device(id) => {
                 let device = self.model.devices.get(&id)?;
                 let connected = self.devices.get(&id).and_then(|online| online.source);
-                (device.principal, self.model.context(device, question.source.or(connected)))
+                (device.principal, self.context(device, question.source.or(connected)))
             }
-            Asker::Principal(id) => (id, Context { source: question.source, ..Context::default() }),
+            Asker::Principal(id) => {
+                let country = question.source.and_then(|source| self.countries.of(source));
+                (id, Context { source: question.source, country, ..Context::default() })
+            }
         };
         let request = Request { principal, resource: question.resource, context: &context, since: at };
-        Some(self.index.decide(&request, at))
+        Some(self.model.index.explain(&request, at))
     }
 }

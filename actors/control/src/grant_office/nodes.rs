@@ -21,10 +21,13 @@ impl Office {
     /// The resources that a device knows, as it sees them.
     pub fn known_to(&self, device: DeviceId) -> BTreeMap<ResourceId, ResourceView> {
         let Some(device) = self.model.devices.get(&device) else { return BTreeMap::new() };
-        self.index
+        self.model
+            .index
             .known_to(device.principal)
             .into_iter()
-            .filter_map(|id| self.model.resources.get(&id).map(|resource| (id, self.model.view(resource))))
+            .filter_map(|id| {
+                self.model.records.resources.get(&id).map(|resource| (id, self.model.view(resource)))
+            })
             .collect()
     }
 
@@ -43,7 +46,7 @@ impl Office {
         self.devices.insert(device, online);
         // It may come from another address than before: what that changes is changed before it hears of its grants.
         // Nothing waits any more for what its last session asked.
-        let own: Vec<GrantId> = self.grants.values().filter(|g| g.device == device).map(|g| g.id).collect();
+        let own: Vec<GrantId> = self.grants_of_device(device).map(|grant| grant.id).collect();
         for id in &own {
             if let Some(waiting) = self.grants.get_mut(id).and_then(|grant| grant.waiting.as_mut()) {
                 waiting.request = 0;
@@ -53,14 +56,19 @@ impl Office {
         let state = ClientState {
             device,
             account: self.account,
-            principal: self.model.principals.get(&principal).map(|it| it.name.clone()).unwrap_or_default(),
+            principal: self
+                .model
+                .records
+                .principals
+                .get(&principal)
+                .map(|it| it.name.clone())
+                .unwrap_or_default(),
             addresses: inner_addresses(host),
             resources: known.into_values().collect(),
             relays: self.relays.offers(device.0, self.credential_lifetime(), now),
             grants: self
-                .grants
-                .values()
-                .filter(|grant| grant.device == device && grant.confirmed.is_some())
+                .grants_of_device(device)
+                .filter(|grant| grant.confirmed.is_some())
                 .map(|grant| (grant.id, grant.resource, grant.gateway, remaining(grant.lease, now)))
                 .collect(),
         };
@@ -76,7 +84,7 @@ impl Office {
         let Some(record) = self.model.gateways.get(&gateway) else { return false };
         let (site, host) = (record.site, record.host);
         self.gateways.insert(gateway, OnlineGateway { connection, ..OnlineGateway::default() });
-        let mut own: Vec<&Open> = self.grants.values().filter(|grant| grant.gateway == gateway).collect();
+        let mut own: Vec<&Open> = self.grants_at(gateway).collect();
         // Renewing a grant changes its version and not the process that asked for it.
         own.sort_by_key(|grant| (grant.offered, grant.version));
         let grants: Vec<Authorize> =
@@ -123,8 +131,7 @@ impl Office {
         candidates.truncate(MAX_CANDIDATES);
         let Some(online) = self.devices.get_mut(&device) else { return };
         online.candidates = Some(candidates.clone());
-        let mut gateways: Vec<GatewayId> =
-            self.grants.values().filter(|grant| grant.device == device).map(|grant| grant.gateway).collect();
+        let mut gateways: Vec<GatewayId> = self.grants_of_device(device).map(|grant| grant.gateway).collect();
         gateways.sort_unstable();
         gateways.dedup();
         for gateway in gateways {
@@ -136,8 +143,7 @@ impl Office {
     /// A gateway has new candidates: its clients hear of them.
     pub fn handle_gateway_candidates(&mut self, gateway: GatewayId, mut candidates: Vec<Candidate>) {
         candidates.truncate(MAX_CANDIDATES);
-        let mut devices: Vec<DeviceId> =
-            self.grants.values().filter(|grant| grant.gateway == gateway).map(|grant| grant.device).collect();
+        let mut devices: Vec<DeviceId> = self.grants_at(gateway).map(|grant| grant.device).collect();
         devices.sort_unstable();
         devices.dedup();
         for device in devices {

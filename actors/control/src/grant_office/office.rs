@@ -10,10 +10,11 @@ use protocol_control::{
     Answer, Authorize, Candidate, DenyReason, GrantVersion, Granted, MappedName, Offer, ResourceView, ToNode,
 };
 use protocol_identity::{AccountId, DeviceId, GatewayId, GrantId, PolicyId, RelayId, ResourceId};
-use protocol_policy::{Decision, Index, Request, Verdict};
+use protocol_policy::{Context, Decision, Request, Verdict};
 
 use super::model::Model;
-use crate::model::{Grant, GrantState, inner_addresses};
+use crate::countries::Countries;
+use crate::model::{Device, Grant, GrantState, inner_addresses};
 use crate::relay_registry::Relays;
 use crate::storage::{Everything, Op};
 
@@ -116,12 +117,15 @@ pub(super) struct Office {
     pub account: AccountId,
     pub max_partition: Duration,
     pub model: Model,
-    pub index: Index,
+    pub countries: Countries,
     pub relays: Relays,
     pub devices: BTreeMap<DeviceId, OnlineDevice>,
     pub gateways: BTreeMap<GatewayId, OnlineGateway>,
     pub grants: BTreeMap<GrantId, Open>,
     pub places: BTreeMap<Place, GrantId>,
+    of_device: BTreeMap<DeviceId, BTreeSet<GrantId>>,
+    of_resource: BTreeMap<ResourceId, BTreeSet<GrantId>>,
+    of_gateway: BTreeMap<GatewayId, BTreeSet<GrantId>>,
     agenda: BTreeSet<(Timestamp, GrantId)>,
     due: BTreeMap<GrantId, Timestamp>,
     pub credentials_due: Timestamp,
@@ -139,20 +143,23 @@ impl Office {
         epoch: u64,
         everything: Everything,
         relays: Relays,
+        countries: Countries,
         now: Timestamp,
     ) -> Self {
-        let (model, grants) = Model::load(everything);
-        let index = model.compile();
+        let (model, grants) = Model::load(everything, now);
         let mut office = Self {
             account,
             max_partition,
             model,
-            index,
+            countries,
             relays,
             devices: BTreeMap::new(),
             gateways: BTreeMap::new(),
             grants: BTreeMap::new(),
             places: BTreeMap::new(),
+            of_device: BTreeMap::new(),
+            of_resource: BTreeMap::new(),
+            of_gateway: BTreeMap::new(),
             agenda: BTreeSet::new(),
             due: BTreeMap::new(),
             credentials_due: now,
@@ -249,12 +256,18 @@ impl Office {
         let place = Self::place(grant.device, grant.resource, grant.name.as_ref());
         self.places.insert(place, grant.id);
         let id = grant.id;
+        self.of_device.entry(grant.device).or_default().insert(id);
+        self.of_resource.entry(grant.resource).or_default().insert(id);
+        self.of_gateway.entry(grant.gateway).or_default().insert(id);
         self.grants.insert(id, grant);
         self.schedule(id);
     }
 
     pub fn remove(&mut self, id: GrantId) -> Option<Open> {
         let grant = self.grants.remove(&id)?;
+        take_out(&mut self.of_device, grant.device, id);
+        take_out(&mut self.of_resource, grant.resource, id);
+        take_out(&mut self.of_gateway, grant.gateway, id);
         let place = Self::place(grant.device, grant.resource, grant.name.as_ref());
         if self.places.get(&place) == Some(&id) {
             self.places.remove(&place);
@@ -263,6 +276,26 @@ impl Office {
             self.agenda.remove(&(due, id));
         }
         Some(grant)
+    }
+
+    /// The grants of a device.
+    pub fn grants_of_device(&self, device: DeviceId) -> impl Iterator<Item = &Open> {
+        self.of_device.get(&device).into_iter().flatten().filter_map(|id| self.grants.get(id))
+    }
+
+    /// The grants for a resource.
+    pub fn grants_for(&self, resource: ResourceId) -> impl Iterator<Item = &Open> {
+        self.of_resource.get(&resource).into_iter().flatten().filter_map(|id| self.grants.get(id))
+    }
+
+    /// The grants at a gateway.
+    pub fn grants_at(&self, gateway: GatewayId) -> impl Iterator<Item = &Open> {
+        self.of_gateway.get(&gateway).into_iter().flatten().filter_map(|id| self.grants.get(id))
+    }
+
+    /// How many grants a gateway has.
+    pub fn load_of(&self, gateway: GatewayId) -> usize {
+        self.of_gateway.get(&gateway).map_or(0, BTreeSet::len)
     }
 
     /// Writes into the agenda when the grant has to be looked at again.
@@ -311,8 +344,29 @@ impl Office {
 
     // Deciding.
 
-    /// Decides about a device's access at a moment. `since` is when the access began.
+    /// All that is known of a device that comes from `source`.
+    pub fn context(&self, device: &Device, source: Option<IpAddr>) -> Context {
+        let country = source.and_then(|source| self.countries.of(source));
+        self.model.context(device, source, country)
+    }
+
+    /// Decides about a device's access at a moment. `since` is when the access began. `None`: there is no such device.
     pub fn decide(
+        &self,
+        device: DeviceId,
+        resource: ResourceId,
+        source: Option<IpAddr>,
+        since: Timestamp,
+        at: Timestamp,
+    ) -> Option<Verdict> {
+        let device = self.model.devices.get(&device)?;
+        let context = self.context(device, source);
+        let request = Request { principal: device.principal, resource, context: &context, since };
+        Some(self.model.index.decide(&request, at))
+    }
+
+    /// Why it is so.
+    pub fn explained(
         &self,
         device: DeviceId,
         resource: ResourceId,
@@ -321,11 +375,9 @@ impl Office {
         at: Timestamp,
     ) -> Option<Decision> {
         let device = self.model.devices.get(&device)?;
-        let context = self.model.context(device, source);
-        Some(
-            self.index
-                .decide(&Request { principal: device.principal, resource, context: &context, since }, at),
-        )
+        let context = self.context(device, source);
+        let request = Request { principal: device.principal, resource, context: &context, since };
+        Some(self.model.index.explain(&request, at))
     }
 
     /// When the gateway ends a grant that policy ends then.
@@ -344,20 +396,19 @@ impl Office {
     /// Looks at a grant with what will hold at `at`.
     pub fn review_at(&mut self, id: GrantId, at: Timestamp, now: Timestamp) {
         let Some(grant) = self.grants.get(&id) else { return };
-        let (device, resource, gateway) = (grant.device, grant.resource, grant.gateway);
+        let (device, resource, gateway, since) = (grant.device, grant.resource, grant.gateway, grant.since);
         let source = self.devices.get(&device).map_or(grant.source, |online| online.source);
-        let serves = self.model.resources.get(&resource).is_some_and(|resource| {
+        let serves = self.model.records.resources.get(&resource).is_some_and(|resource| {
             self.model.gateways.get(&gateway).is_some_and(|gateway| gateway.site == resource.site)
         });
-        match self.decide(device, resource, source, grant.since, at) {
-            Some(Decision { verdict: Verdict::Allowed { policy, end }, .. }) if serves => {
-                self.carry_on(id, policy, end, source, now);
-            }
+        match self.decide(device, resource, source, since, at) {
+            Some(Verdict::Allowed { policy, end }) if serves => self.carry_on(id, policy, end, source, now),
             // A resource that moved to another site is asked for again.
-            Some(Decision { verdict: Verdict::Allowed { .. }, .. }) | None => {
+            Some(Verdict::Allowed { .. }) | None => {
                 self.revoke(id, DenyReason::Ended, "it moved or is gone");
             }
-            Some(denied) => {
+            Some(Verdict::Denied(_)) => {
+                let Some(denied) = self.explained(device, resource, source, since, at) else { return };
                 self.revoke(id, super::requests::deny_reason(&denied), &denied.reason());
             }
         }
@@ -375,7 +426,7 @@ impl Office {
         let online = self.grants.get(&id).is_some_and(|grant| self.devices.contains_key(&grant.device));
         let longest = self.lease(ends, now);
         let half = self.max_partition / 2;
-        let view = self.grants.get(&id).and_then(|grant| self.model.resources.get(&grant.resource));
+        let view = self.grants.get(&id).and_then(|grant| self.model.records.resources.get(&grant.resource));
         let Some(view) = view.map(|resource| self.model.view(resource)) else { return };
         let Some(grant) = self.grants.get_mut(&id) else { return };
         let renew = longest.duration_since(grant.lease) >= half.try_into().unwrap_or_default() && online;
@@ -485,6 +536,15 @@ impl Office {
             has_v4,
             has_v6,
         })
+    }
+}
+
+fn take_out<K: Ord>(book: &mut BTreeMap<K, BTreeSet<GrantId>>, key: K, id: GrantId) {
+    if let Some(grants) = book.get_mut(&key) {
+        grants.remove(&id);
+        if grants.is_empty() {
+            book.remove(&key);
+        }
     }
 }
 

@@ -45,8 +45,12 @@ impl Office {
             return deny(self, DenyReason::BadRequest);
         }
         // What a device may not know of does not exist for it.
-        let target =
-            self.model.resources.get(&resource).filter(|_| self.index.learns(known.principal, resource));
+        let target = self
+            .model
+            .records
+            .resources
+            .get(&resource)
+            .filter(|_| self.model.index.learns(known.principal, resource));
         let Some(target) = target.cloned() else { return deny(self, DenyReason::UnknownResource) };
         if !name_fits(&target.address, asked.name.as_ref()) {
             return deny(self, DenyReason::BadRequest);
@@ -63,9 +67,10 @@ impl Office {
             .filter_map(|since| {
                 self.decide(device, resource, source, since, now).map(|decision| (since, decision))
             })
-            .reduce(|first, second| if first.1.is_allowed() { first } else { second });
+            .reduce(|first, second| if matches!(first.1, Verdict::Allowed { .. }) { first } else { second });
         let Some((since, decision)) = decision else { return };
-        let Verdict::Allowed { policy, end } = decision.verdict else {
+        let Verdict::Allowed { policy, end } = decision else {
+            let Some(decision) = self.explained(device, resource, source, since, now) else { return };
             let reason = deny_reason(&decision);
             if let Some((id, _)) = open {
                 self.revoke(id, reason.clone(), &decision.reason());
@@ -142,9 +147,8 @@ impl Office {
             .keys()
             .filter(|id| self.model.gateways.get(id).is_some_and(|gateway| gateway.site == site))
             .min_by_key(|id| {
-                let at = |grant: &&Open| grant.gateway == **id;
-                let met = self.grants.values().filter(at).any(|grant| grant.device == device);
-                (!met, self.grants.values().filter(at).count(), **id)
+                let met = self.grants_of_device(device).any(|grant| grant.gateway == **id);
+                (!met, self.load_of(**id), **id)
             })
             .copied()
     }

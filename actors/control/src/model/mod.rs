@@ -2,6 +2,7 @@
 
 mod records;
 mod resource;
+mod target;
 
 use std::fmt;
 
@@ -14,6 +15,7 @@ pub use records::{
     inner_addresses,
 };
 pub use resource::{InvalidAddress, InvalidFilter, parse_address, parse_filter, write_address, write_filter};
+pub use target::{NotADestination, Over, To};
 
 /// A tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use protocol_identity::{
     DeviceId, GatewayId, GrantId, GroupId, IdentityPublic, PolicyId, PrincipalId, RelayId, ResourceId,
     SiteId, TokenHash, TokenId, TokenKind,
 };
-use protocol_policy::{Conditions, Effect};
+use protocol_policy::{Conditions, Effect, Labels, Selector};
 use serde::{Deserialize, Serialize};
 
 /// A place with resources.
@@ -127,6 +127,8 @@ pub struct Resource {
     pub listed: bool,
     /// Empty: everything.
     pub filters: Vec<TrafficFilter>,
+    /// What rules may select it by.
+    pub labels: Labels,
     pub description: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -151,6 +153,8 @@ pub struct Principal {
     pub id: PrincipalId,
     pub name: String,
     pub disabled: bool,
+    /// What rules may select it by.
+    pub labels: Labels,
     pub created_at: Timestamp,
 }
 
@@ -163,9 +167,15 @@ pub struct Policy {
     pub enabled: bool,
     pub effect: Effect,
     pub groups: BTreeSet<GroupId>,
+    /// It also speaks of principals with these labels.
+    pub principal_labels: BTreeSet<Selector>,
     pub resources: BTreeSet<ResourceId>,
+    /// It also speaks of resources with these labels.
+    pub resource_labels: BTreeSet<Selector>,
     pub conditions: Conditions,
     pub max_session_seconds: Option<u64>,
+    /// Where it is written, if it came out of a file: `access.toml:12`.
+    pub place: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }

@@ -63,7 +63,12 @@ pub(super) fn values(object: &Object) -> Result<Vec<Value>, StorageError> {
         Object::Site(it) => {
             vec![text(&it.name), optional(it.description.as_ref()), millis(Some(it.created_at))]
         }
-        Object::Principal(it) => vec![text(&it.name), number(it.disabled), millis(Some(it.created_at))],
+        Object::Principal(it) => vec![
+            text(&it.name),
+            number(it.disabled),
+            json(&it.labels, "principal")?,
+            millis(Some(it.created_at)),
+        ],
         Object::Group(it) => vec![text(&it.name), number(it.everyone), millis(Some(it.created_at))],
         Object::Token(it) => vec![
             text(&it.name),
@@ -124,6 +129,7 @@ pub(super) fn values(object: &Object) -> Result<Vec<Value>, StorageError> {
                 text(it.site.to_string()),
                 number(it.listed),
                 json(&filters, "resource")?,
+                json(&it.labels, "resource")?,
                 optional(it.description.as_ref()),
                 millis(Some(it.created_at)),
                 millis(Some(it.updated_at)),
@@ -136,8 +142,11 @@ pub(super) fn values(object: &Object) -> Result<Vec<Value>, StorageError> {
                 Effect::Allow => "allow",
                 Effect::Deny => "deny",
             }),
+            json(&it.principal_labels, "policy")?,
+            json(&it.resource_labels, "policy")?,
             json(&it.conditions, "policy")?,
             unsigned(it.max_session_seconds),
+            optional(it.place.as_ref()),
             millis(Some(it.created_at)),
             millis(Some(it.updated_at)),
         ],
@@ -215,6 +224,7 @@ pub(super) fn read_principal(row: &SqliteRow) -> Result<Object, StorageError> {
         id: PrincipalId(uuid(row, "id")?),
         name: row.try_get("name")?,
         disabled: row.try_get("disabled")?,
+        labels: unjson(row, "labels")?,
         created_at: timestamp(row, "created_at")?,
     }))
 }
@@ -315,6 +325,7 @@ pub(super) fn read_resource(row: &SqliteRow) -> Result<Object, StorageError> {
             .iter()
             .map(|filter| parse_filter(filter).map_err(|_| damaged()))
             .collect::<Result<_, _>>()?,
+        labels: unjson(row, "labels")?,
         description: row.try_get("description")?,
         created_at: timestamp(row, "created_at")?,
         updated_at: timestamp(row, "updated_at")?,
@@ -333,9 +344,12 @@ pub(super) fn read_policy(row: &SqliteRow) -> Result<Object, StorageError> {
             _ => return Err(StorageError::Damaged("policy")),
         },
         groups: BTreeSet::new(),
+        principal_labels: unjson(row, "principal_labels")?,
         resources: BTreeSet::new(),
+        resource_labels: unjson(row, "resource_labels")?,
         conditions: unjson(row, "conditions")?,
         max_session_seconds: row.try_get::<Option<i64>, _>("max_session_seconds")?.map(i64::unsigned_abs),
+        place: row.try_get("place")?,
         created_at: timestamp(row, "created_at")?,
         updated_at: timestamp(row, "updated_at")?,
     }))

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use protocol_audit::BEGINNING;
 use protocol_identity::{AccountId, GroupId, TokenHash, TokenId, TokenKind};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
@@ -25,7 +26,11 @@ use crate::model::{Account, Group, Key, Kind, Object, Token};
 use crate::storage::{Committed, Everything, LogRow, Op, Page, Pending, Storage, StorageError, Write};
 use columns::{timestamp, uuid};
 
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "start", include_str!("../../migrations/0001_start.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 3] = [
+    (1, "start", include_str!("../../migrations/0001_start.sql")),
+    (4, "labels", include_str!("../../migrations/0004_labels.sql")),
+    (5, "chain", include_str!("../../migrations/0005_chain.sql")),
+];
 
 /// Connections that read. SQLite readers do not block each other; more than a few only cost memory.
 const READERS: u32 = 4;
@@ -95,9 +100,45 @@ impl LogEntry<'_> {
         .bind(self.id.map(|id| id.to_string()))
         .bind(self.name)
         .bind(self.detail.to_string())
-        .fetch_one(db)
+        .fetch_one(&mut *db)
         .await?;
-        u64::try_from(row.try_get::<i64, _>(0)?).map_err(|_| StorageError::Damaged("sequence"))
+        let sequence =
+            u64::try_from(row.try_get::<i64, _>(0)?).map_err(|_| StorageError::Damaged("sequence"))?;
+        self.chain(sequence, db).await?;
+        Ok(sequence)
+    }
+
+    /// Chains the row to the one before it in its account.
+    async fn chain(&self, sequence: u64, db: &mut SqliteConnection) -> Result<(), StorageError> {
+        let before = sqlx::query(
+            "SELECT hash FROM changes WHERE account = ? AND sequence < ? ORDER BY sequence DESC LIMIT 1",
+        )
+        .bind(self.account.to_string())
+        .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
+        .fetch_optional(&mut *db)
+        .await?;
+        let previous = before.map(|row| row.try_get::<Option<String>, _>(0)).transpose()?.flatten();
+        let row = LogRow {
+            sequence,
+            // As exact as it is stored.
+            at: Timestamp::from_millisecond(self.at.as_millisecond()).unwrap_or(self.at),
+            actor: self.by.to_owned(),
+            action: self.action.to_owned(),
+            kind: self.kind.to_owned(),
+            id: self.id,
+            name: self.name.map(str::to_owned),
+            detail: self.detail.clone(),
+            previous: previous.unwrap_or_else(|| BEGINNING.to_owned()),
+            hash: String::new(),
+        };
+        let record = row.record();
+        sqlx::query("UPDATE changes SET previous = ?, hash = ? WHERE sequence = ?")
+            .bind(&record.previous)
+            .bind(record.expected_hash())
+            .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
+            .execute(db)
+            .await?;
+        Ok(())
     }
 }
 
@@ -108,7 +149,7 @@ impl Storage for Sqlite {
             let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
             let mut changes = Vec::with_capacity(ops.len());
             for op in ops {
-                changes.push(write::apply(&mut transaction, account, &by, at, op).await?);
+                changes.extend(write::apply(&mut transaction, account, &by, at, op).await?);
             }
             transaction.commit().await?;
             Ok(Committed { account, changes })
@@ -161,7 +202,7 @@ impl Storage for Sqlite {
         Box::pin(async move {
             let mut db = self.readers.acquire().await?;
             let rows = sqlx::query(
-                "SELECT sequence, at, actor, action, kind, id, name, detail FROM changes \
+                "SELECT sequence, at, actor, action, kind, id, name, detail, previous, hash FROM changes \
                  WHERE account = ? AND sequence > ? ORDER BY sequence LIMIT ?",
             )
             .bind(account.to_string())
@@ -299,6 +340,8 @@ fn log_row(row: &SqliteRow) -> Result<LogRow, StorageError> {
         id: id.and_then(|id| id.parse().ok()),
         name: row.try_get("name")?,
         detail: serde_json::from_str(&detail).map_err(|_| StorageError::Damaged("log row"))?,
+        previous: row.try_get::<Option<String>, _>("previous")?.unwrap_or_default(),
+        hash: row.try_get::<Option<String>, _>("hash")?.unwrap_or_default(),
     })
 }
 

@@ -85,7 +85,9 @@ const POLICY_RESOURCES: Link = Link {
 fn layout(kind: Kind) -> Layout {
     let (table, columns, links, read): (_, &'static [&'static str], _, fn(&SqliteRow) -> _) = match kind {
         Kind::Site => ("sites", &["name", "description", "created_at"], NO_LINKS, read_site),
-        Kind::Principal => ("principals", &["name", "disabled", "created_at"], NO_LINKS, read_principal),
+        Kind::Principal => {
+            ("principals", &["name", "disabled", "labels", "created_at"], NO_LINKS, read_principal)
+        }
         Kind::Group => ("groups", &["name", "everyone", "created_at"], &[MEMBERS], read_group),
         Kind::Token => (
             "tokens",
@@ -150,13 +152,34 @@ fn layout(kind: Kind) -> Layout {
         ),
         Kind::Resource => (
             "resources",
-            &["name", "address", "site", "listed", "filters", "description", "created_at", "updated_at"],
+            &[
+                "name",
+                "address",
+                "site",
+                "listed",
+                "filters",
+                "labels",
+                "description",
+                "created_at",
+                "updated_at",
+            ],
             NO_LINKS,
             read_resource,
         ),
         Kind::Policy => (
             "policies",
-            &["name", "enabled", "effect", "conditions", "max_session_seconds", "created_at", "updated_at"],
+            &[
+                "name",
+                "enabled",
+                "effect",
+                "principal_labels",
+                "resource_labels",
+                "conditions",
+                "max_session_seconds",
+                "place",
+                "created_at",
+                "updated_at",
+            ],
             &[POLICY_GROUPS, POLICY_RESOURCES],
             read_policy,
         ),

@@ -8,8 +8,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use protocol_identity::CertificatePin;
 
+use super::audit;
 use super::conditions::ConditionFlags;
 use super::duration;
+use super::policy_file;
 
 /// Where the API is and how to sign in; what is missing comes from the profile.
 #[derive(Debug, Clone, Args)]
@@ -84,7 +86,7 @@ pub enum Command {
     ServiceAccount(ServiceAccountVerbs),
     /// Rules: which groups may reach which resources, under which conditions
     #[command(subcommand)]
-    Policy(Verbs<PolicyCreate, PolicyUpdate>),
+    Policy(PolicyVerbs),
     /// Devices that have signed in
     #[command(subcommand)]
     Device(JoinedVerbs<DeviceUpdate>),
@@ -93,8 +95,11 @@ pub enum Command {
     Grant(GrantVerbs),
     /// Ask what policy says, without changing anything (exit code 2: denied)
     Decide(Decide),
-    /// What happened in the account, oldest first
-    Audit(Audit),
+    /// Say what decides about a destination, and what is missing when it is denied (exit code 2: denied)
+    Explain(Explain),
+    /// What happened in the account: decisions, grants, revocations, changes, sessions
+    #[command(subcommand)]
+    Audit(AuditVerbs),
 }
 
 /// Verbs of what is created here.
@@ -144,6 +149,31 @@ pub enum ServiceAccountVerbs {
     Tokens(Which),
     /// Remove a token: devices that signed in with it are cut off
     DeleteToken(DeleteToken),
+}
+
+/// Verbs of policies.
+#[derive(Debug, Subcommand)]
+pub enum PolicyVerbs {
+    /// Show all
+    List,
+    /// Show one
+    Show(Which),
+    /// Make one
+    Create(PolicyCreate),
+    /// Change one; what is not named stays
+    Update(Update<PolicyUpdate>),
+    /// Remove one
+    Delete(Which),
+    /// Say who would gain and lose what by a policy file (exit code 2: something changes)
+    Plan(policy_file::Given),
+    /// Run the tests in a policy file, and write its policies if they pass
+    Apply(policy_file::Apply),
+    /// Run the tests in a policy file
+    Test(policy_file::Given),
+    /// Write the policies as a file
+    Export(policy_file::Export),
+    /// Print the JSON schema of policy files, for editors
+    Schema,
 }
 
 /// Verbs of grants, which policy makes and ends.
@@ -302,6 +332,9 @@ pub struct ResourceCreate {
     /// Let every device know of it, also those that may not reach it
     #[arg(long)]
     pub listed: bool,
+    /// What policies may select it by, NAME=VALUE; repeatable
+    #[arg(long = "label", value_parser = parse_label, value_name = "LABEL")]
+    pub labels: Vec<(String, String)>,
     /// For people
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
@@ -328,6 +361,12 @@ pub struct ResourceUpdate {
     /// Whether every device knows of it
     #[arg(long, value_name = "true|false")]
     pub listed: Option<bool>,
+    /// The labels, instead of those so far; repeatable
+    #[arg(long = "label", value_parser = parse_label, value_name = "LABEL")]
+    pub labels: Vec<(String, String)>,
+    /// Take all labels away
+    #[arg(long, conflicts_with = "labels")]
+    pub no_labels: bool,
     /// For people
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
@@ -365,6 +404,9 @@ pub struct ServiceAccountCreate {
     /// A group it is in; repeatable
     #[arg(long = "group", value_name = "GROUP")]
     pub groups: Vec<String>,
+    /// What policies may select it by, NAME=VALUE; repeatable
+    #[arg(long = "label", value_parser = parse_label, value_name = "LABEL")]
+    pub labels: Vec<(String, String)>,
     /// Make no token yet
     #[arg(long, conflicts_with_all = ["expires", "out"])]
     pub no_token: bool,
@@ -382,6 +424,12 @@ pub struct ServiceAccountUpdate {
     /// The groups it is in, instead of those so far; repeatable
     #[arg(long = "group", value_name = "GROUP")]
     pub groups: Vec<String>,
+    /// The labels, instead of those so far; repeatable
+    #[arg(long = "label", value_parser = parse_label, value_name = "LABEL")]
+    pub labels: Vec<(String, String)>,
+    /// Take all labels away
+    #[arg(long, conflicts_with = "labels")]
+    pub no_labels: bool,
     /// Whether it is shut out
     #[arg(long, value_name = "true|false")]
     pub disabled: Option<bool>,
@@ -436,11 +484,17 @@ pub struct PolicyCreate {
     /// Its name; a denied person sees it
     pub name: String,
     /// Who; repeatable
-    #[arg(long = "group", value_name = "GROUP", required = true)]
+    #[arg(long = "group", value_name = "GROUP", required_unless_present = "principal_labels")]
     pub groups: Vec<String>,
+    /// Also who has these labels, such as team=infra or team=infra,level=senior; repeatable
+    #[arg(long = "principal-label", value_name = "LABELS")]
+    pub principal_labels: Vec<String>,
     /// What; repeatable
-    #[arg(long = "resource", value_name = "RESOURCE", required = true)]
+    #[arg(long = "resource", value_name = "RESOURCE", required_unless_present = "resource_labels")]
     pub resources: Vec<String>,
+    /// Also what has these labels; repeatable
+    #[arg(long = "resource-label", value_name = "LABELS")]
+    pub resource_labels: Vec<String>,
     /// Refuse instead of allow
     #[arg(long)]
     pub deny: bool,
@@ -464,9 +518,15 @@ pub struct PolicyUpdate {
     /// Who, instead of those so far; repeatable
     #[arg(long = "group", value_name = "GROUP")]
     pub groups: Vec<String>,
+    /// Principals with these labels, instead of those so far; repeatable
+    #[arg(long = "principal-label", value_name = "LABELS")]
+    pub principal_labels: Vec<String>,
     /// What, instead of those so far; repeatable
     #[arg(long = "resource", value_name = "RESOURCE")]
     pub resources: Vec<String>,
+    /// Resources with these labels, instead of those so far; repeatable
+    #[arg(long = "resource-label", value_name = "LABELS")]
+    pub resource_labels: Vec<String>,
     /// Allow or deny
     #[arg(long)]
     pub effect: Option<Effect>,
@@ -521,9 +581,48 @@ pub struct Decide {
     pub source: Option<IpAddr>,
 }
 
+/// A question to the policy engine, answered with the reasons.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// Who asks: name or id; the device's own principal if left out
+    #[arg(long, value_name = "PRINCIPAL", required_unless_present = "device")]
+    pub principal: Option<String>,
+    /// Where to: wiki:443, wiki.corp.example:443, 10.20.0.7:53/udp, or a resource
+    #[arg(long, value_name = "DESTINATION")]
+    pub to: String,
+    /// At this time (RFC 3339); without it, now
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// From this address; without it, from where the device is connected
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: Option<IpAddr>,
+    /// From this device: what is known of it counts
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+}
+
+/// Reads NAME=VALUE.
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.into(), value.into())),
+        Some(_) | None => Err(format!("`{text}`: write NAME=VALUE, such as team=infra")),
+    }
+}
+
+/// Verbs of the audit log.
+#[derive(Debug, Subcommand)]
+pub enum AuditVerbs {
+    /// Show records, oldest first
+    List(AuditPart),
+    /// Write records as JSON lines
+    Export(audit::Export),
+    /// Check that no record was changed, taken out or put in
+    Verify(audit::Verify),
+}
+
 /// Which part of the audit log.
 #[derive(Debug, Args)]
-pub struct Audit {
+pub struct AuditPart {
     /// Only what came after this sequence number
     #[arg(long, value_name = "SEQUENCE")]
     pub after: Option<u64>,

@@ -28,8 +28,9 @@ pub struct ConditionFlags {
     /// Signed in at this identity provider; repeatable
     #[arg(long = "provider", value_name = "PROVIDER")]
     pub providers: Vec<String>,
-    /// What the device says of itself: os=linux, or os=linux,macos; repeatable, all must hold
-    #[arg(long = "posture", value_parser = parse_posture, value_name = "ATTRIBUTE=VALUE")]
+    /// What the device says of itself: os=linux, os=linux,macos, client_version>=1.10, os_version<12; repeatable, all
+    /// must hold
+    #[arg(long = "posture", value_parser = parse_posture, value_name = "DEMAND")]
     pub posture: Vec<Value>,
     /// Signed in no longer ago than this, such as 12h
     #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
@@ -119,7 +120,16 @@ fn describe_window(window: &Value) -> String {
 fn describe_posture(attribute: &Value) -> String {
     let values = attribute.get("is").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let values = values.iter().map(text).collect::<Vec<_>>().join(",");
-    format!("{}={values}", attribute.get("attribute").map(text).unwrap_or_default())
+    let name = attribute.get("attribute").map(text).unwrap_or_default();
+    let demands = [
+        ("=", Some(values)),
+        (">=", attribute.get("at_least").map(text)),
+        ("<", attribute.get("below").map(text)),
+    ];
+    let shown = demands.into_iter().filter_map(|(sign, value)| {
+        value.filter(|value| !value.is_empty()).map(|value| format!("{name}{sign}{value}"))
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn parse_days(text: &str) -> Option<Vec<&'static str>> {
@@ -157,11 +167,21 @@ fn parse_window(text: &str) -> Result<Value, String> {
 }
 
 fn parse_posture(text: &str) -> Result<Value, String> {
+    let version = |sign: &str, field: &str| {
+        let (attribute, version) = text.split_once(sign)?;
+        let fits = !attribute.is_empty() && !version.is_empty();
+        fits.then(|| json!({"attribute": attribute.trim(), field: version.trim()}))
+    };
+    if let Some(demand) = version(">=", "at_least").or_else(|| version("<", "below")) {
+        return Ok(demand);
+    }
     match text.split_once('=') {
         Some((attribute, values)) if !attribute.is_empty() && !values.is_empty() => {
             Ok(json!({"attribute": attribute, "is": values.split(',').collect::<Vec<_>>()}))
         }
-        Some(_) | None => Err(format!("`{text}`: write ATTRIBUTE=VALUE, such as os=linux")),
+        Some(_) | None => {
+            Err(format!("`{text}`: write ATTRIBUTE=VALUE, such as os=linux, or client_version>=1.10"))
+        }
     }
 }
 
@@ -186,7 +206,11 @@ mod tests {
                 parse_window("sat-mon 22:00-06:00 UTC").unwrap(),
                 parse_window("wed,fri 08:00-09:00 UTC").unwrap(),
             ],
-            posture: vec![parse_posture("os=linux,macos").unwrap()],
+            posture: vec![
+                parse_posture("os=linux,macos").unwrap(),
+                parse_posture("client_version>=1.10").unwrap(),
+                parse_posture("os_version<12").unwrap(),
+            ],
             session_age: Some(Duration::from_secs(43_200)),
             ..ConditionFlags::default()
         };
@@ -196,7 +220,7 @@ mod tests {
         assert!(are(&body));
         assert_eq!(
             describe(&body),
-            "os=linux,macos; signed in within 12h; sat-mon 22:00-06:00 UTC or wed,fri 08:00-09:00 UTC"
+            "os=linux,macos, client_version>=1.10, os_version<12; signed in within 12h; sat-mon 22:00-06:00 UTC or wed,fri 08:00-09:00 UTC"
         );
     }
 

@@ -76,6 +76,7 @@ impl Create for cli::ResourceCreate {
             ("site", Some(json!(self.site))),
             ("listed", Some(json!(self.listed))),
             ("filters", Some(json!(self.filters))),
+            ("labels", some_labels(&self.labels, false)),
             ("description", self.description.clone().map(Value::from)),
         ])
     }
@@ -93,7 +94,9 @@ impl Create for cli::PolicyCreate {
         object([
             ("name", Some(json!(self.name))),
             ("groups", Some(json!(self.groups))),
+            ("principal_labels", some_list(&self.principal_labels)),
             ("resources", Some(json!(self.resources))),
+            ("resource_labels", some_list(&self.resource_labels)),
             ("effect", Some(json!(if self.deny { "deny" } else { "allow" }))),
             ("enabled", Some(json!(!self.disabled))),
             ("conditions", (!conditions.is_empty()).then_some(conditions.into())),
@@ -129,6 +132,7 @@ impl Create for cli::ServiceAccountCreate {
         let mut body = object([
             ("name", Some(json!(self.name))),
             ("groups", some_list(&self.groups)),
+            ("labels", some_labels(&self.labels, false)),
             ("token", self.no_token.then_some(json!(false))),
         ]);
         body.extend(self.token.body());
@@ -148,6 +152,13 @@ impl Create for cli::TokenFlags {
     fn body(&self) -> Map<String, Value> {
         object([("expires_in_seconds", self.expires.map(|end| json!(end.as_secs())))])
     }
+}
+
+/// Labels as an object, when there are any or all are taken away.
+fn some_labels(labels: &[(String, String)], none: bool) -> Option<Value> {
+    let object: Map<String, Value> =
+        labels.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    (none || !object.is_empty()).then_some(Value::Object(object))
 }
 
 impl Change for cli::Rename {
@@ -199,6 +210,7 @@ impl Change for cli::ResourceUpdate {
             ("site", self.site.clone().map(Value::from)),
             ("address", self.address.clone().map(Value::from)),
             ("filters", filters),
+            ("labels", some_labels(&self.labels, self.no_labels)),
             ("listed", self.listed.map(Value::from)),
             ("description", self.description.clone().map(Value::from)),
         ]))
@@ -216,6 +228,7 @@ impl Change for cli::ServiceAccountUpdate {
         Ok(object([
             ("name", self.new_name.clone().map(Value::from)),
             ("groups", some_list(&self.groups)),
+            ("labels", some_labels(&self.labels, self.no_labels)),
             ("disabled", self.disabled.map(Value::from)),
         ]))
     }
@@ -232,7 +245,9 @@ impl Change for cli::PolicyUpdate {
         Ok(object([
             ("name", self.new_name.clone().map(Value::from)),
             ("groups", some_list(&self.groups)),
+            ("principal_labels", some_list(&self.principal_labels)),
             ("resources", some_list(&self.resources)),
+            ("resource_labels", some_list(&self.resource_labels)),
             ("effect", self.effect.map(|effect| json!(effect.name()))),
             ("enabled", self.enabled.map(Value::from)),
             ("max_session_seconds", longest),
@@ -283,7 +298,9 @@ mod tests {
         let change = cli::PolicyUpdate {
             new_name: None,
             groups: vec![],
+            principal_labels: vec![],
             resources: vec![],
+            resource_labels: vec![],
             effect: None,
             enabled: Some(false),
             max_session: None,

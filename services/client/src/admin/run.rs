@@ -8,12 +8,15 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, object};
+use super::audit;
 use super::cli::{
-    Admin, Audit, Command, Connection, Decide, GrantVerbs, GroupUpdate, JoinedVerbs, PolicyUpdate,
-    ServiceAccountVerbs, TokenFlags, Verbs,
+    Admin, AuditPart, AuditVerbs, Command, Connection, Decide, Explain, GrantVerbs, GroupUpdate, JoinedVerbs,
+    PolicyUpdate, PolicyVerbs, ServiceAccountVerbs, TokenFlags, Verbs,
 };
+use super::explained;
 use super::kinds::{self, Change, Create, Kind};
 use super::output::{self, SCHEMA};
+use super::policy_file;
 use super::profile;
 use super::token_out::Place;
 use services_chassis::{Exit, Failure};
@@ -21,8 +24,13 @@ use services_chassis::{Exit, Failure};
 /// Runs one command.
 pub async fn run(admin: Admin) -> Result<(), Failure> {
     let flags = admin.connection;
-    if let Command::Logout = admin.command {
-        return logout(&flags);
+    match &admin.command {
+        Command::Logout => return logout(&flags),
+        Command::Policy(PolicyVerbs::Schema) => {
+            policy_file::schema();
+            return Ok(());
+        }
+        _ => {}
     }
     let target = profile::target(&flags)?;
     let api = Api::new(&target, Duration::from_secs(flags.timeout.max(1)))?;
@@ -45,11 +53,13 @@ pub async fn run(admin: Admin) -> Result<(), Failure> {
         Command::Group(Verbs::Update(update)) => office.update_group(&update.which, &update.change).await,
         Command::Group(verbs) => office.plain(kinds::GROUP, verbs).await,
         Command::ServiceAccount(verbs) => office.service_account(verbs).await,
-        Command::Policy(Verbs::Update(update)) => office.update_policy(&update.which, &update.change).await,
-        Command::Policy(verbs) => office.plain(kinds::POLICY, verbs).await,
+        Command::Policy(verbs) => office.policy(verbs).await,
         Command::Grant(verbs) => office.grant(verbs).await,
         Command::Decide(question) => office.decide(question).await,
-        Command::Audit(which) => office.audit(which).await,
+        Command::Explain(question) => office.explain(question).await,
+        Command::Audit(AuditVerbs::List(which)) => office.audit(which).await,
+        Command::Audit(AuditVerbs::Export(export)) => audit::export(&office.api, &export, office.json).await,
+        Command::Audit(AuditVerbs::Verify(verify)) => audit::verify(&office.api, &verify, office.json).await,
     }
 }
 
@@ -158,6 +168,25 @@ impl Office {
                 let path = [kind.collection, &which.which, "tokens", &which.token];
                 self.api.call(Method::DELETE, &path, &[], None).await?;
                 output::deleted(kinds::SERVICE_ACCOUNT_TOKEN, &which.token, &json!(which.token), self.json);
+                Ok(())
+            }
+        }
+    }
+
+    async fn policy(&self, verbs: PolicyVerbs) -> Result<(), Failure> {
+        let (kind, api) = (kinds::POLICY, &self.api);
+        match verbs {
+            PolicyVerbs::List => self.list(kind, &[]).await,
+            PolicyVerbs::Show(one) => self.show(kind, &one.which).await,
+            PolicyVerbs::Create(new) => self.create(kind, new.body()).await,
+            PolicyVerbs::Update(update) => self.update_policy(&update.which, &update.change).await,
+            PolicyVerbs::Delete(one) => self.delete(kind, &one.which).await,
+            PolicyVerbs::Plan(given) => policy_file::plan(api, &given, self.json).await,
+            PolicyVerbs::Apply(apply) => policy_file::apply(api, apply, self.json).await,
+            PolicyVerbs::Test(given) => policy_file::test(api, &given, self.json).await,
+            PolicyVerbs::Export(export) => policy_file::export(api, &export, self.json).await,
+            PolicyVerbs::Schema => {
+                policy_file::schema();
                 Ok(())
             }
         }
@@ -309,7 +338,30 @@ impl Office {
         }
     }
 
-    async fn audit(&self, which: Audit) -> Result<(), Failure> {
+    async fn explain(&self, question: Explain) -> Result<(), Failure> {
+        let body = object([
+            ("to", Some(json!(question.to))),
+            ("device", question.device.map(Value::from)),
+            ("principal", question.principal.map(Value::from)),
+            ("at", question.at.map(Value::from)),
+            ("source", question.from.map(|address| json!(address))),
+        ]);
+        let answer = self.api.call(Method::POST, &["decisions"], &[], Some(&body.into())).await?;
+        if self.json {
+            output::item(&answer, true);
+        } else {
+            println!("{}", explained::text(&question.to, &answer));
+        }
+        match answer.get("decision").and_then(Value::as_str) {
+            Some("allowed") => Ok(()),
+            Some(_) | None => Err(Failure::new(
+                Exit::Denied,
+                format!("{} is denied to {}", question.to, output::cell(answer.get("principal"))),
+            )),
+        }
+    }
+
+    async fn audit(&self, which: AuditPart) -> Result<(), Failure> {
         let limit = which.limit.to_string();
         let after = which.after.map(|sequence| sequence.to_string());
         let mut query = vec![("limit", limit.as_str())];

@@ -1,17 +1,19 @@
 //! Bodies: JSON, bounded, and checked field by field.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 
 use actix_web::dev::Payload;
 use actix_web::http::header;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
+use protocol_policy::{Labels, Selector, check_label};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 
 use super::problem::{Code, Problem};
 
 /// The largest body, bytes.
-pub const MAX_BODY: usize = 64 * 1024;
+pub const MAX_BODY: usize = 1024 * 1024;
 /// The longest name.
 const MAX_NAME: usize = 64;
 /// The longest description.
@@ -112,6 +114,37 @@ pub fn check_description(description: Option<&str>) -> Result<(), Problem> {
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// The most labels of one thing, or selectors in one rule.
+const MAX_LABELS: usize = 64;
+
+/// Checks labels.
+///
+/// # Errors
+/// One that is none: its place is to blame.
+pub fn check_labels(labels: &Labels) -> Result<(), Problem> {
+    if labels.len() > MAX_LABELS {
+        return Err(Problem::field("labels", format!("more than {MAX_LABELS}")));
+    }
+    for (name, value) in labels {
+        check_label(name, value).map_err(|error| Problem::field(format!("labels.{name}"), error))?;
+    }
+    Ok(())
+}
+
+/// Reads selectors.
+///
+/// # Errors
+/// One that is none: its place in the list is to blame.
+pub fn selectors(field: &str, texts: &[String]) -> Result<BTreeSet<Selector>, Problem> {
+    if texts.len() > MAX_LABELS {
+        return Err(Problem::field(field, format!("more than {MAX_LABELS}")));
+    }
+    let read = |(n, text): (usize, &String)| {
+        text.parse().map_err(|error| Problem::field(format!("{field}[{n}]"), error))
+    };
+    texts.iter().enumerate().map(read).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod groups;
 mod nodes;
 mod openapi;
 mod policies;
+mod policy_file;
 mod problem;
 mod reports;
 mod resources;
@@ -26,6 +27,7 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpResponse, Resource};
 use actors_control::audit_log::{self, AuditLog};
 use actors_control::clock::Clock;
+use actors_control::countries::Countries;
 use actors_control::directory::{self, Directory};
 use actors_control::grant_office::{self, GrantOffice};
 use actors_control::storage::{Committed, Note, Op, Storage, StorageError, Write};
@@ -58,6 +60,8 @@ pub struct Api {
     pub directory: Address<Directory>,
     /// Facts that change nothing.
     pub audit: Address<AuditLog>,
+    /// The countries of addresses.
+    pub countries: Countries,
     /// The time of day.
     pub clock: Clock,
     /// How others reach this control plane.
@@ -196,6 +200,9 @@ fn version_1(config: &mut ServiceConfig) {
 
     config.service(at("/grants").route(web::get().to(grants::list_grants)));
     config.service(one::<grants::Grants>().route(web::delete().to(collection::delete::<grants::Grants>)));
+    config.service(at("/policy-file").route(web::get().to(policy_file::export)));
+    config.service(at("/policy-file/plan").route(web::post().to(policy_file::show)));
+    config.service(at("/policy-file/apply").route(web::post().to(policy_file::apply)));
     config.service(at("/decisions").route(web::post().to(reports::decide)));
     config.service(at("/audit").route(web::get().to(reports::audit)));
     config.service(at("/account").route(web::get().to(reports::account)));

@@ -13,7 +13,10 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 
 use super::collection::{Change, Collection, Create};
-use super::{grants, groups, nodes, policies, problem, reports, resources, service_accounts, sites, tokens};
+use super::{
+    grants, groups, nodes, policies, policy_file, problem, reports, resources, service_accounts, sites,
+    tokens,
+};
 
 /// `GET /openapi.json`
 pub async fn serve() -> HttpResponse {
@@ -192,6 +195,16 @@ fn written() -> OpenApi {
         (writer.shape::<reports::DecisionAsked>(), writer.shape::<reports::DecisionView>());
     let summary = "Says what would be decided, and why".to_owned();
     writer.operation(HttpMethod::Post, "/decisions", summary, Some(asked), "200", Some(decided));
+    let (given, planned) =
+        (writer.shape::<policy_file::PolicyFileGiven>(), writer.shape::<policy_file::PlanView>());
+    let exported = writer.shape::<policy_file::PolicyFileView>();
+    let summary = "Writes the policies as a file".to_owned();
+    writer.operation(HttpMethod::Get, "/policy-file", summary, None, "200", Some(exported));
+    let summary = "Says what a policy file would change, and runs its tests".to_owned();
+    let path = "/policy-file/plan";
+    writer.operation(HttpMethod::Post, path, summary, Some(given.clone()), "200", Some(planned.clone()));
+    let summary = "Runs a policy file's tests and stores its policies".to_owned();
+    writer.operation(HttpMethod::Post, "/policy-file/apply", summary, Some(given), "200", Some(planned));
     let audit = writer.shape::<reports::AuditPart>();
     writer.operation(HttpMethod::Get, "/audit", "Reads the audit log".into(), None, "200", Some(audit));
     let account = writer.shape::<reports::AccountView>();

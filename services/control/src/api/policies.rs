@@ -3,14 +3,14 @@
 use actors_control::model::{Group, Kind, Policy, Resource};
 use actors_control::storage::Op;
 use protocol_identity::{GroupId, PolicyId, ResourceId};
-use protocol_policy::{Conditions, Effect};
+use protocol_policy::{Conditions, Effect, Selector};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::auth::Admin;
-use super::body::{check_name, present};
+use super::body::{check_name, present, selectors};
 use super::collection::{Change, Collection, Create, Names, Online, Ref, resolve_all};
 use super::problem::Problem;
 use super::{Api, time};
@@ -29,12 +29,18 @@ pub struct PolicyView {
     #[schema(value_type = String)]
     effect: Effect,
     groups: Vec<Ref>,
+    /// It also speaks of principals with these labels, such as `team=infra` or `team=infra,env=test`.
+    principal_labels: Vec<String>,
     resources: Vec<Ref>,
+    /// It also speaks of resources with these labels.
+    resource_labels: Vec<String>,
     /// What is not asked is left out; lists inside one condition are alternatives, conditions are ANDed.
     #[schema(value_type = Object)]
     conditions: Conditions,
     /// The longest that one grant lasts.
     max_session_seconds: Option<u64>,
+    /// Where it is written, if it came out of a policy file.
+    place: Option<String>,
     created_at: String,
     updated_at: String,
 }
@@ -45,9 +51,17 @@ pub struct PolicyView {
 pub struct PolicyCreate {
     name: String,
     /// Names or ids.
+    #[serde(default)]
     groups: Vec<String>,
+    /// Each selects principals that have all labels that it names: `team=infra,env=test`.
+    #[serde(default)]
+    principal_labels: Vec<String>,
     /// Names or ids.
+    #[serde(default)]
     resources: Vec<String>,
+    /// Each selects resources that have all labels that it names.
+    #[serde(default)]
+    resource_labels: Vec<String>,
     #[serde(default = "allow")]
     #[schema(value_type = String)]
     effect: Effect,
@@ -74,8 +88,12 @@ pub struct PolicyChange {
     name: Option<String>,
     /// Names or ids; replaces the list.
     groups: Option<Vec<String>>,
+    /// Replaces the list.
+    principal_labels: Option<Vec<String>>,
     /// Names or ids; replaces the list.
     resources: Option<Vec<String>>,
+    /// Replaces the list.
+    resource_labels: Option<Vec<String>>,
     #[schema(value_type = Option<String>)]
     effect: Option<Effect>,
     enabled: Option<bool>,
@@ -87,22 +105,30 @@ pub struct PolicyChange {
 }
 
 async fn groups(api: &Api, admin: &Admin, texts: &[String]) -> Result<BTreeSet<GroupId>, Problem> {
-    if texts.is_empty() {
-        return Err(Problem::field("groups", "name at least one group; everyone holds every principal"));
-    }
     let found = resolve_all::<Group>(api, admin, "groups", texts).await?;
     Ok(found.into_iter().map(|group| group.id).collect())
 }
 
 async fn resources(api: &Api, admin: &Admin, texts: &[String]) -> Result<BTreeSet<ResourceId>, Problem> {
-    if texts.is_empty() {
-        return Err(Problem::field("resources", "name at least one resource"));
-    }
     let found = resolve_all::<Resource>(api, admin, "resources", texts).await?;
     Ok(found.into_iter().map(|resource| resource.id).collect())
 }
 
-fn check_conditions(conditions: &Conditions) -> Result<(), Problem> {
+/// A rule that speaks of nobody, or of nothing, is a mistake.
+pub(super) fn check_sides(
+    principals: (&BTreeSet<GroupId>, &BTreeSet<Selector>),
+    resources: (&BTreeSet<ResourceId>, &BTreeSet<Selector>),
+) -> Result<(), (&'static str, &'static str)> {
+    if principals.0.is_empty() && principals.1.is_empty() {
+        return Err(("groups", "name at least one group or principal label; everyone holds every principal"));
+    }
+    if resources.0.is_empty() && resources.1.is_empty() {
+        return Err(("resources", "name at least one resource or resource label"));
+    }
+    Ok(())
+}
+
+pub(super) fn check_conditions(conditions: &Conditions) -> Result<(), Problem> {
     let lengths = [
         ("time_windows", conditions.time_windows.len()),
         ("source_cidrs", conditions.source_cidrs.len()),
@@ -144,7 +170,7 @@ fn check_conditions(conditions: &Conditions) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_longest(seconds: Option<u64>) -> Result<(), Problem> {
+pub(super) fn check_longest(seconds: Option<u64>) -> Result<(), Problem> {
     match seconds {
         Some(0) => {
             Err(Problem::field("max_session_seconds", "write at least 1, or leave it out for no limit"))
@@ -169,9 +195,12 @@ impl Collection for Policies {
             enabled: it.enabled,
             effect: it.effect,
             groups: names.all(Kind::Group, it.groups.iter().map(|group| group.0)).await?,
+            principal_labels: it.principal_labels.iter().map(Selector::to_string).collect(),
             resources: names.all(Kind::Resource, it.resources.iter().map(|resource| resource.0)).await?,
+            resource_labels: it.resource_labels.iter().map(Selector::to_string).collect(),
             conditions: it.conditions,
             max_session_seconds: it.max_session_seconds,
+            place: it.place,
             created_at: time(it.created_at),
             updated_at: time(it.updated_at),
         })
@@ -193,12 +222,17 @@ impl Create for Policies {
             enabled: body.enabled,
             effect: body.effect,
             groups: groups(api, admin, &body.groups).await?,
+            principal_labels: selectors("principal_labels", &body.principal_labels)?,
             resources: resources(api, admin, &body.resources).await?,
+            resource_labels: selectors("resource_labels", &body.resource_labels)?,
             conditions: body.conditions,
             max_session_seconds: body.max_session_seconds,
+            place: None,
             created_at: now,
             updated_at: now,
         };
+        check_sides((&policy.groups, &policy.principal_labels), (&policy.resources, &policy.resource_labels))
+            .map_err(|(field, detail)| Problem::field(field, detail))?;
         api.commit(admin, vec![Op::Create(policy.clone().into())]).await?;
         Self::view(api, policy, &mut Names::new(api, admin), &Online::new()).await
     }
@@ -231,15 +265,28 @@ impl Change for Policies {
             Some(texts) => Some(resources(api, admin, texts).await?),
             None => None,
         };
+        let principal_labels =
+            body.principal_labels.as_deref().map(|all| selectors("principal_labels", all)).transpose()?;
+        let resource_labels =
+            body.resource_labels.as_deref().map(|all| selectors("resource_labels", all)).transpose()?;
         let now = api.clock.now();
         Ok(move |policy: &mut Policy| {
             policy.name = body.name.unwrap_or_else(|| policy.name.clone());
             policy.groups = groups.unwrap_or_else(|| policy.groups.clone());
             policy.resources = resources.unwrap_or_else(|| policy.resources.clone());
+            policy.principal_labels = principal_labels.unwrap_or_else(|| policy.principal_labels.clone());
+            policy.resource_labels = resource_labels.unwrap_or_else(|| policy.resource_labels.clone());
+            check_sides(
+                (&policy.groups, &policy.principal_labels),
+                (&policy.resources, &policy.resource_labels),
+            )
+            .map_err(|(field, detail)| format!("{field}: {detail}"))?;
             policy.effect = body.effect.unwrap_or(policy.effect);
             policy.enabled = body.enabled.unwrap_or(policy.enabled);
             policy.conditions = body.conditions.unwrap_or_else(|| policy.conditions.clone());
             policy.max_session_seconds = body.max_session_seconds.unwrap_or(policy.max_session_seconds);
+            // It is no longer what the file says.
+            policy.place = None;
             policy.updated_at = now;
             Ok(())
         })

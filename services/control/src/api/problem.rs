@@ -104,6 +104,11 @@ impl Problem {
         Self { retry_after: Some(seconds), ..self }
     }
 
+    /// The same, blamed on a field of the body that the detail speaks of already.
+    pub fn in_field(self, field: impl Into<String>) -> Self {
+        Self { field: Some(field.into()), ..self }
+    }
+
     /// The same, blamed on a field of the body.
     pub fn blame(self, field: impl Into<String>) -> Self {
         let field = field.into();

@@ -4,12 +4,13 @@ use actors_control::model::{Kind, Resource, Site, parse_address, parse_filter, w
 use actors_control::storage::Op;
 use protocol_control::{ResourceAddress, TrafficFilter};
 use protocol_identity::ResourceId;
+use protocol_policy::Labels;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::auth::Admin;
-use super::body::{check_description, check_name, present};
+use super::body::{check_description, check_labels, check_name, present};
 use super::collection::{Change, Collection, Create, Names, Online, Ref, resolve};
 use super::problem::Problem;
 use super::{Api, time};
@@ -31,6 +32,8 @@ pub struct ResourceView {
     listed: bool,
     /// `tcp:80`, `udp:1-1024`, `icmp`; empty for everything.
     filters: Vec<String>,
+    /// What policies may select it by.
+    labels: Labels,
     description: Option<String>,
     created_at: String,
     updated_at: String,
@@ -50,6 +53,9 @@ pub struct ResourceCreate {
     listed: bool,
     #[serde(default)]
     filters: Vec<String>,
+    /// What policies may select it by.
+    #[serde(default)]
+    labels: Labels,
     description: Option<String>,
 }
 
@@ -63,6 +69,8 @@ pub struct ResourceChange {
     site: Option<String>,
     listed: Option<bool>,
     filters: Option<Vec<String>>,
+    /// Replaces all labels.
+    labels: Option<Labels>,
     #[serde(default, deserialize_with = "present")]
     description: Option<Option<String>>,
 }
@@ -103,6 +111,7 @@ impl Collection for Resources {
             site: names.of(Kind::Site, it.site.0).await?,
             listed: it.listed,
             filters: it.filters.iter().map(write_filter).collect(),
+            labels: it.labels,
             description: it.description,
             created_at: time(it.created_at),
             updated_at: time(it.updated_at),
@@ -117,6 +126,7 @@ impl Create for Resources {
     async fn create(api: &Api, admin: &Admin, body: ResourceCreate) -> Result<ResourceView, Problem> {
         check_name(&body.name)?;
         check_description(body.description.as_deref())?;
+        check_labels(&body.labels)?;
         let now = api.clock.now();
         let resource = Resource {
             id: ResourceId::fresh(),
@@ -125,6 +135,7 @@ impl Create for Resources {
             filters: filters(&body.filters)?,
             site: resolve::<Site>(api, admin, "site", &body.site).await?.id,
             listed: body.listed,
+            labels: body.labels,
             description: body.description,
             created_at: now,
             updated_at: now,
@@ -150,6 +161,7 @@ impl Change for Resources {
             check_name(name)?;
         }
         check_description(body.description.as_ref().and_then(Option::as_deref))?;
+        body.labels.as_ref().map_or(Ok(()), check_labels)?;
         let filters = body.filters.as_deref().map(filters).transpose()?;
         let site = match &body.site {
             Some(site) => Some(resolve::<Site>(api, admin, "site", site).await?.id),
@@ -173,6 +185,7 @@ impl Change for Resources {
             resource.name = body.name.unwrap_or_else(|| resource.name.clone());
             resource.site = site.unwrap_or(resource.site);
             resource.listed = body.listed.unwrap_or(resource.listed);
+            resource.labels = body.labels.unwrap_or_else(|| resource.labels.clone());
             resource.filters = filters.unwrap_or_else(|| resource.filters.clone());
             resource.description = body.description.unwrap_or_else(|| resource.description.clone());
             resource.updated_at = now;

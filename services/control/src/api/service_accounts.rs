@@ -3,13 +3,14 @@
 use actors_control::model::{Group, Kind, Object, Principal, Token};
 use actors_control::storage::{Op, Page, list};
 use protocol_identity::{GroupId, PrincipalId, TokenKind};
+use protocol_policy::Labels;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::auth::Admin;
-use super::body::check_name;
+use super::body::{check_labels, check_name};
 use super::collection::{Change, Collection, Create, Names, Online, Ref, patch, resolve_all};
 use super::problem::Problem;
 use super::tokens::{self, TokenCreated};
@@ -24,6 +25,8 @@ pub struct ServiceAccountView {
     /// The groups that it was put into; `everyone` holds it anyway.
     groups: Vec<Ref>,
     disabled: bool,
+    /// What policies may select it by.
+    labels: Labels,
     created_at: String,
 }
 
@@ -48,6 +51,9 @@ pub struct ServiceAccountCreate {
     /// Names or ids.
     #[serde(default)]
     groups: Vec<String>,
+    /// What policies may select it by.
+    #[serde(default)]
+    labels: Labels,
     /// Whether a first token is made too.
     #[serde(default = "yes")]
     token: bool,
@@ -66,6 +72,8 @@ pub struct ServiceAccountChange {
     /// Names or ids; replaces the list.
     groups: Option<Vec<String>>,
     disabled: Option<bool>,
+    /// Replaces all labels.
+    labels: Option<Labels>,
 }
 
 /// `/service-accounts`
@@ -91,6 +99,7 @@ impl Collection for ServiceAccounts {
             name: it.name,
             groups: names.all(Kind::Group, own).await?,
             disabled: it.disabled,
+            labels: it.labels,
             created_at: time(it.created_at),
         })
     }
@@ -129,11 +138,13 @@ impl Create for ServiceAccounts {
         body: ServiceAccountCreate,
     ) -> Result<ServiceAccountCreated, Problem> {
         check_name(&body.name)?;
+        check_labels(&body.labels)?;
         let groups = groups(api, admin, &body.groups).await?;
         let principal = Principal {
             id: PrincipalId::fresh(),
             name: body.name,
             disabled: false,
+            labels: body.labels,
             created_at: api.clock.now(),
         };
         let mut ops = vec![Op::Create(principal.clone().into())];
@@ -177,9 +188,11 @@ impl Change for ServiceAccounts {
         if let Some(name) = &body.name {
             check_name(name)?;
         }
+        body.labels.as_ref().map_or(Ok(()), check_labels)?;
         Ok(move |principal: &mut Principal| {
             principal.name = body.name.unwrap_or_else(|| principal.name.clone());
             principal.disabled = body.disabled.unwrap_or(principal.disabled);
+            principal.labels = body.labels.unwrap_or_else(|| principal.labels.clone());
             Ok(())
         })
     }

@@ -1,4 +1,5 @@
 mod nodes;
 mod openapi;
+mod policy_file;
 mod rest;
 mod stage;

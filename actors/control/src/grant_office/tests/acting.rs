@@ -8,6 +8,7 @@ use protocol_control::{FromNode, RequestAccess, ToNode};
 
 use super::world::*;
 use crate::clock::Clock;
+use crate::countries::Countries;
 use crate::device_session::{self, DeviceSession, Node};
 use crate::directory::{self, Directory};
 use crate::grant_office::{Command, GrantOffice};
@@ -75,7 +76,7 @@ impl Stage {
         let clock = Clock::From(noon(), universe.instant());
         let office = universe
             .start::<GrantOffice>("default", move || {
-                GrantOffice::new(account, DAY, Arc::clone(&storage) as _, clock)
+                GrantOffice::new(account, DAY, Arc::clone(&storage) as _, Countries::default(), clock)
             })
             .unwrap()
             .address;

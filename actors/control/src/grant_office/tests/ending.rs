@@ -323,3 +323,88 @@ fn a_device_that_was_denied_hears_when_it_is_allowed() {
         matches!(&world.said().device[..], [ToNode::ResourceChanged(view)] if view.resource == world.lan.id)
     );
 }
+
+#[test]
+fn a_device_that_is_no_longer_verified_and_an_address_in_another_country_lose_what_asks_for_it() {
+    let mut world = World::connected();
+    world.device.0.verified = true;
+    world.put(world.device.0.clone());
+    let countries = |code| crate::countries::tests::countries(&[("198.51.100.0/24", code)]);
+    world.office.handle_countries(countries("DE"), world.now);
+    let mut policy = world.policy.clone();
+    policy.conditions.device_verified = Some(true);
+    policy.conditions.countries.insert("DE".into());
+    world.put(policy);
+    world.grant(world.lan.id);
+    world.said();
+
+    let mut device = world.device.0.clone();
+    device.verified = false;
+    world.put(device.clone());
+    assert_eq!(world.said().revokes(), 1);
+
+    device.verified = true;
+    world.put(device);
+    world.grant(world.lan.id);
+    world.said();
+    world.office.handle_countries(countries("FR"), world.now);
+    assert_eq!(world.said().revokes(), 1);
+}
+
+#[test]
+fn a_label_that_goes_takes_what_a_rule_gave_by_it() {
+    let mut world = World::connected();
+    let mut policy = world.policy.clone();
+    policy.groups.clear();
+    policy.principal_labels.insert("team=infra".parse().unwrap());
+    policy.resources.clear();
+    policy.resource_labels.insert("env=test".parse().unwrap());
+    let labels = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into_iter().collect();
+    world.ci.labels = labels("team", "infra");
+    world.put(world.ci.clone());
+    world.lan.labels = labels("env", "test");
+    world.put(world.lan.clone());
+    world.put(policy);
+    world.grant(world.lan.id);
+    world.said();
+
+    let mut lan = world.lan.clone();
+    lan.labels = labels("env", "production");
+    world.put(lan);
+
+    let said = world.said();
+    assert_eq!(said.revokes(), 1);
+    assert!(said.device.contains(&ToNode::ResourceGone(world.lan.id)));
+}
+
+#[test]
+fn a_change_of_one_resource_says_nothing_of_the_others() {
+    let mut world = World::connected();
+    let mut lan = world.lan.clone();
+    lan.description = Some("nobody sees this".into());
+    world.put(lan.clone());
+    assert!(world.said().device.is_empty());
+
+    lan.name = "network".into();
+    world.put(lan);
+
+    let said = world.said();
+    assert_eq!(said.device.len(), 1);
+    assert!(matches!(&said.device[0], ToNode::ResourceChanged(view) if view.name == "network"));
+}
+
+#[test]
+fn a_device_that_was_denied_hears_when_it_is_verified() {
+    let mut world = World::connected();
+    let mut policy = world.policy.clone();
+    policy.conditions.device_verified = Some(true);
+    world.put(policy);
+    world.ask(world.lan.id, 7);
+    world.said();
+
+    world.device.0.verified = true;
+    world.put(world.device.0.clone());
+
+    let said = world.said();
+    assert!(matches!(&said.device[0], ToNode::ResourceChanged(view) if view.resource == world.lan.id));
+}

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use protocol_control::{Applied, Authorize, Granted, MappedName, RequestAccess, ToNode};
 use protocol_identity::{AccountId, IdentityKey, ResourceId, WireguardKey, WireguardPublic};
 
+use crate::countries::Countries;
 use crate::grant_office::office::{Office, Output};
 use crate::model::{Device, Gateway, Grant, Group, Kind, Object, Policy, Principal, Resource, Site};
 use crate::relay_registry::Relays;
@@ -211,7 +212,7 @@ impl World {
 /// An office over these records, as it is after a start of the process.
 pub fn start(account: AccountId, epoch: u64, objects: Vec<Object>, now: Timestamp) -> Office {
     let everything = Everything { sequence: 100, objects };
-    Office::new(account, DAY, epoch, everything, Relays::new(account, Vec::new()), now)
+    Office::new(account, DAY, epoch, everything, Relays::new(account, Vec::new()), Countries::default(), now)
 }
 
 impl Said {

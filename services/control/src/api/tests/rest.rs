@@ -288,7 +288,7 @@ async fn bodies_are_bounded_and_json() {
             .set_payload(body)
     };
 
-    let large = stage.send(request(vec![b' '; 65 * 1024], "application/json")).await;
+    let large = stage.send(request(vec![b' '; 1024 * 1024 + 1], "application/json")).await;
     let text = stage.send(request(b"{}".to_vec(), "text/plain")).await;
     let broken = stage.send(request(b"{\"name\": ".to_vec(), "application/json")).await;
 

@@ -55,6 +55,7 @@ impl Stage {
             storage: Arc::clone(&storage),
             accounts: accounts.into_iter().map(|account| (account.id, account.name)).collect(),
             max_partition: Duration::from_secs(3600),
+            countries: Default::default(),
             clock: Clock::System,
             addresses: sender,
         };
@@ -73,6 +74,7 @@ impl Stage {
             offices,
             directory: sessions,
             audit,
+            countries: Default::default(),
             clock: Clock::System,
             public: Public {
                 url: "https://192.0.2.1:8443".into(),
