@@ -90,12 +90,12 @@ pub fn version<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> String {
     sum.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn names<'a, T: 'a, K: Ord>(
+fn names<'a, T: 'a, K>(
     of: impl IntoIterator<Item = &'a T>,
     key: impl Fn(&T) -> (K, String),
 ) -> BTreeMap<String, K>
 where
-    K: Copy + ToString,
+    K: Ord + Copy + ToString,
 {
     let mut names = BTreeMap::new();
     for it in of {

@@ -5,7 +5,7 @@
 //! ended. The gateway grants RESOURCE (an address of its own, without restrictions on ports). Addresses and routes are
 //! the caller's business.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, missing_docs)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;

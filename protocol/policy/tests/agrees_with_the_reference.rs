@@ -4,6 +4,8 @@
 //! `POSTERN_POLICY_CASES` decisions are compared (a few in ordinary tests), from the world `POSTERN_POLICY_SEED` on. With
 //! `POSTERN_POLICY_PROGRESS=FILE`, a run that was stopped goes on where it was.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -77,7 +79,7 @@ fn quarter(at: Timestamp) -> Timestamp {
 fn moment(random: &mut Random) -> Timestamp {
     let year_2000 = 946_684_800;
     let any = Timestamp::from_second(year_2000 + random.below(40 * 365 * 86_400) as i64).unwrap();
-    let zone = TimeZone::get(&random.pick(&ZONES)).unwrap();
+    let zone = TimeZone::get(random.pick(&ZONES)).unwrap();
     let near = if random.one_in(3) { None } else { zone.following(any).next() };
     near.map_or(any, |change| change.timestamp() + (random.below(4 * 86_400) as i64 - 2 * 86_400).seconds())
 }
