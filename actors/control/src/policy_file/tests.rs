@@ -99,7 +99,7 @@ fn a_test_that_ends_otherwise_is_named_with_its_line_and_the_reason() {
     let plan = plan(&records(), &wrong).unwrap();
 
     let failed = plan.failed().unwrap();
-    assert_eq!((failed.line, failed.name.as_str()), (21, "sam does not from France"));
+    assert_eq!((failed.line, failed.name.as_str()), (22, "sam does not from France"));
     assert_eq!(failed.detail, "allowed by sales-by-day");
 }
 
