@@ -205,7 +205,7 @@ mod tests {
             let Extended { code, registers: named, offset, immediate } = program[at];
             at += 1;
             let (to, from) = (usize::from(named & 15), usize::from(named >> 4));
-            let mut load = |count: usize| {
+            let load = |count: usize| {
                 assert!(context, "a load without a context");
                 let start = immediate as usize;
                 let bytes = packet.get(start..start + count)?;

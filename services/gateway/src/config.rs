@@ -193,17 +193,6 @@ fn dns_server(text: &str) -> Result<SocketAddr, Failure> {
 
 #[cfg(test)]
 mod tests {
-    #[test]
-    fn there_is_a_lane_for_each_core_unless_a_number_is_given() {
-        assert!(resolve("", "").unwrap().lanes >= 1);
-        assert_eq!(resolve("--lanes 3", "lanes = 2").unwrap().lanes, 3);
-        assert_eq!(resolve("", "lanes = 2").unwrap().lanes, 2);
-        for lanes in ["lanes = 0", "lanes = 65"] {
-            let error = resolve("", lanes).unwrap_err().to_string();
-            assert!(error.contains("1 to 64"), "{error}");
-        }
-    }
-
     use clap::{CommandFactory as _, Parser as _};
     use services_chassis::ConfigFile;
 
@@ -218,6 +207,17 @@ mod tests {
         file.finish()?;
         let offload = cli.offload.or(offload);
         Config::resolve(cli.common.or(common), cli.node.or(node), cli.gateway.or(gateway), &offload)
+    }
+
+    #[test]
+    fn there_is_a_lane_for_each_core_unless_a_number_is_given() {
+        assert!(resolve("", "").unwrap().lanes >= 1);
+        assert_eq!(resolve(" --lanes 3", "lanes = 2").unwrap().lanes, 3);
+        assert_eq!(resolve("", "lanes = 2").unwrap().lanes, 2);
+        for lanes in ["lanes = 0", "lanes = 65"] {
+            let error = resolve("", lanes).unwrap_err().to_string();
+            assert!(error.contains("1 to 64"), "{error}");
+        }
     }
 
     #[test]
