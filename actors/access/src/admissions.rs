@@ -76,6 +76,8 @@ pub struct AdmissionsSettings {
     pub ceiling: Option<Vec<IpNet>>,
     /// The name of the tunnel device.
     pub tun: String,
+    /// How many packet lanes there are.
+    pub lanes: u8,
     /// Looks up the names of resources.
     pub lookup: Lookup,
     /// Where the devices' identities are pinned.

@@ -80,6 +80,7 @@ impl Gateway {
         let (asked, ready) = (Asked::default(), Arc::<AtomicUsize>::default());
         let told_ready = ready.clone();
         let settings = Arc::new(AdmissionsSettings {
+            lanes: 1,
             identity: Arc::new(IdentityKey::generate().unwrap()),
             wireguard: WireguardKey::generate().unwrap(),
             ceiling: options.ceiling.map(|nets| nets.iter().map(|net| net.parse().unwrap()).collect()),

@@ -57,6 +57,25 @@ impl LaneTun {
         Ok(Rc::new(Self { name: config.name.clone(), open, drops }))
     }
 
+    /// Attaches another queue to the device that another lane of this process has opened, with the offload that it got;
+    /// must be called on the lane, inside its runtime. The queues have the order in which they are attached.
+    ///
+    /// # Errors
+    /// See [`OpenTunError`].
+    pub fn join(config: &TunConfig, drops: Arc<EdgeDrops>) -> Result<Rc<Self>, OpenTunError> {
+        let open = tun_open::join(&config.name, config.offload)?;
+        Ok(Rc::new(Self { name: config.name.clone(), open, drops }))
+    }
+
+    /// Lets a program of extended BPF choose among the queues. Without one, the kernel remembers on which queue a flow
+    /// was written last.
+    ///
+    /// # Errors
+    /// What the kernel says; without `CAP_BPF` it refuses.
+    pub fn steer(&self, program: &[[u8; 8]]) -> io::Result<()> {
+        tun_open::steer(self.open.queue.as_raw_fd(), program)
+    }
+
     /// The device's name.
     pub fn name(&self) -> &str {
         &self.name

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -39,6 +40,20 @@ pub struct UdpConfig {
     pub gso: bool,
     /// Whether one call may receive several datagrams as one (UDP GRO), where the kernel can.
     pub gro: bool,
+    /// Whether other lanes' sockets have the same address.
+    pub sharing: Sharing,
+}
+
+/// Whether a socket has its address alone (`SO_REUSEPORT`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// It has.
+    #[default]
+    Alone,
+    /// It is the first of those that share an address, which nobody else may have.
+    First,
+    /// It is another one.
+    Next,
 }
 
 impl UdpConfig {
@@ -54,7 +69,15 @@ impl UdpConfig {
 
     /// A socket on one address.
     pub fn on(bind: SocketAddr) -> Self {
-        Self { bind, interface: None, mark: None, buffer: SOCKET_BUFFER, gso: true, gro: true }
+        Self {
+            bind,
+            interface: None,
+            mark: None,
+            buffer: SOCKET_BUFFER,
+            gso: true,
+            gro: true,
+            sharing: Sharing::Alone,
+        }
     }
 
     /// The same with as much offload as this says.
@@ -151,6 +174,15 @@ impl LaneUdp {
             reader.wake();
         }
         Ok(local)
+    }
+
+    /// Lets a program of classic BPF choose among the sockets that share this address, in the order in which they were
+    /// opened ([`Sharing`]). What it does not decide, the kernel's hash does.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn steer(&self, program: &[[u8; 8]]) -> io::Result<()> {
+        steer_sockets(self.bound.borrow().socket.as_raw_fd(), program)
     }
 
     /// The address and port that the socket has.
@@ -408,6 +440,13 @@ impl Bound {
                 .map_err(|error| refused("bind the socket to the interface", error))?;
         }
         let capped = enlarge(&socket, config.buffer);
+        if config.sharing == Sharing::First && config.bind.port() != 0 {
+            // Sharing would let us in beside another process of the same user.
+            take_alone(domain, config.bind)?;
+        }
+        if config.sharing != Sharing::Alone {
+            socket.set_reuse_port(true).map_err(failed("share the port among lanes"))?;
+        }
         socket.bind(&config.bind.into()).map_err(|error| match error.raw_os_error() {
             Some(libc::EADDRINUSE) => OpenUdpError::InUse(config.bind, error),
             Some(libc::EADDRNOTAVAIL) if config.bind.ip().is_unspecified() => {
@@ -453,6 +492,38 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
         IpAddr::V6(_) => address,
     }
+}
+
+/// Finds out whether an address is free.
+fn take_alone(domain: Domain, bind: SocketAddr) -> Result<(), OpenUdpError> {
+    let failed = |error| OpenUdpError::Failed("open a UDP socket", error);
+    let socket = Socket::new(domain, Type::DGRAM.cloexec(), Some(Protocol::UDP)).map_err(failed)?;
+    if bind.is_ipv6() {
+        socket.set_only_v6(true).map_err(failed)?;
+    }
+    match socket.bind(&bind.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => Err(OpenUdpError::InUse(bind, error)),
+        // Any other trouble is met again by the socket that stays.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[allow(unsafe_code)]
+fn steer_sockets(fd: RawFd, program: &[[u8; 8]]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let described = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: an instruction has 8 bytes, the kernel copies `len` of them from `filter` during the call, whatever their
+    // alignment, and both the slice and the description live until it returns.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const described).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn channel_header(channel: u16, length: usize) -> [u8; CHANNEL_HEADER] {

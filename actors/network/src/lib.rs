@@ -28,6 +28,8 @@ mod resolvers;
 mod route_plan;
 mod routes;
 mod segment;
+#[cfg(test)]
+mod steering_tests;
 mod stub_resolver;
 mod stub_sockets;
 mod sysctl;
@@ -55,7 +57,7 @@ pub use host_routes::{
 };
 pub use landing::{Landed, Landing, Run};
 pub use lane_tun::{LaneTun, TUN_MTU, TUN_SEGMENTS, TunConfig, Written};
-pub use lane_udp::{LaneSockets, LaneUdp, OpenUdpError, SOCKET_BUFFER, Sent, UdpConfig};
+pub use lane_udp::{LaneSockets, LaneUdp, OpenUdpError, SOCKET_BUFFER, Sent, Sharing, UdpConfig};
 pub use link_watcher::{
     HostAddress, LinkCommand, LinkWatcher, NetworkChanged, NetworkState, Uplink, read_network,
 };
@@ -69,7 +71,7 @@ pub use resolver::{ResolveError, Resolved, Resolver, ResolverCommand};
 pub use resolvers::{Resolvers, ResolversCommand, ResolversConfig};
 pub use route_plan::{HostPlan, RouteRefusal};
 pub use routes::{KeptPlan, Routes, RoutesCommand};
-pub use segment::{HostPacket, Segments, Uncuttable};
+pub use segment::{HOST_HEADER, HostPacket, Segments, Uncuttable};
 pub use stub_resolver::{
     AskAccess, KeptNames, STUB_ADDRESS, StubCommand, StubResolver, StubResolverConfig, WantedName,
 };

@@ -10,6 +10,9 @@ use protocol_packet::{Buffer, Checksum, Sum};
 use crate::field::{get, pseudo, put};
 use crate::virtio::{Header, Kind};
 
+/// Bytes of what the kernel says about a packet of the host.
+pub const HOST_HEADER: usize = crate::virtio::LENGTH;
+
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 /// The longest IPv4 and TCP headers.
@@ -44,6 +47,20 @@ impl HostPacket {
     /// One packet with correct checksums.
     pub fn plain(bytes: Buffer) -> Self {
         Self { bytes, header: Header::plain() }
+    }
+
+    /// What the kernel said about it, for [`restored`](Self::restored) on another lane.
+    pub fn header(&self) -> [u8; HOST_HEADER] {
+        self.header.encode()
+    }
+
+    /// The packet whose [`header`](Self::header) this is.
+    ///
+    /// # Errors
+    /// See [`Uncuttable`].
+    pub fn restored(header: &[u8; HOST_HEADER], bytes: Buffer) -> Result<Self, Uncuttable> {
+        let (header, _) = Header::decode(header).ok_or(Uncuttable::Crooked)?;
+        Self::new(header, bytes)
     }
 
     /// What a TUN device with offload yields: a virtio header and what it tells of.

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use tokio_tun::Tun;
@@ -14,6 +14,12 @@ use tokio_tun::Tun;
 nix::ioctl_write_int!(tun_set_iff, b'T', 202);
 nix::ioctl_write_int!(tun_set_offload, b'T', 208);
 nix::ioctl_write_int!(tun_set_queue, b'T', 217);
+// Declared as reading, and it writes: the kernel takes the number of a program.
+nix::ioctl_write_ptr_bad!(
+    tun_set_steering,
+    nix::request_code_read!(b'T', 224, size_of::<libc::c_int>()),
+    libc::c_int
+);
 // The kernel declares the argument as a number and writes a whole ifreq.
 nix::ioctl_read_bad!(tun_get_iff, nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()), libc::ifreq);
 
@@ -59,7 +65,7 @@ pub(crate) struct OpenTun {
     pub(crate) queue: Tun,
     pub(crate) offload: Offload,
     /// Detached queues, kept so that the device lives as long as this.
-    _kept: (File, Option<Tun>),
+    _kept: (Option<File>, Option<Tun>),
 }
 
 /// Opens `name` exclusively, with as much offload as the kernel has and `wanted` allows.
@@ -89,27 +95,91 @@ pub(crate) fn open(name: &str, wanted: Offload) -> Result<OpenTun, OpenTunError>
     })?;
     let offload =
         if wanted == Offload::Off { Offload::Off } else { enable_offload(first.as_raw_fd(), wanted)? };
-    // One queue alone would be attached without IFF_MULTI_QUEUE, and be refused.
-    let mut queues =
-        Tun::builder().name(name).queues(2).build().map_err(|error| {
-            OpenTunError::Failed("attach a queue to the TUN device", io::Error::other(error))
-        })?;
-    let spare = queues.pop();
-    let queue = match (queues.pop(), &spare) {
-        (Some(queue), Some(_)) => queue,
-        _ => {
-            return Err(OpenTunError::Failed(
-                "attach a queue to the TUN device",
-                io::ErrorKind::NotFound.into(),
-            ));
-        }
-    };
-    // The kernel spreads packets over attached queues only: nobody reads these.
+    let (queue, spare) = attach(name)?;
+    // The last queue takes the place of one that is detached: this leaves one that is read, at the first place.
     for unread in [first.as_raw_fd()].into_iter().chain(spare.as_ref().map(AsRawFd::as_raw_fd)) {
-        request(unread, "", libc::IFF_DETACH_QUEUE, Call::Queue)
-            .map_err(|error| OpenTunError::Failed("detach a queue of the TUN device", error))?;
+        detach(unread)?;
     }
-    Ok(OpenTun { queue, offload, _kept: (first, spare) })
+    Ok(OpenTun { queue, offload, _kept: (Some(first), spare) })
+}
+
+/// Attaches one more queue, behind the others.
+pub(crate) fn join(name: &str, offload: Offload) -> Result<OpenTun, OpenTunError> {
+    let (queue, spare) = attach(name)?;
+    spare.as_ref().map(AsRawFd::as_raw_fd).map_or(Ok(()), detach)?;
+    Ok(OpenTun { queue, offload, _kept: (None, spare) })
+}
+
+/// A queue and a spare one: one queue alone would be attached without `IFF_MULTI_QUEUE`, and be refused.
+fn attach(name: &str) -> Result<(Tun, Option<Tun>), OpenTunError> {
+    let failed = |error| OpenTunError::Failed("attach a queue to the TUN device", error);
+    let mut queues =
+        Tun::builder().name(name).queues(2).build().map_err(|error| failed(io::Error::other(error)))?;
+    let spare = queues.pop();
+    match queues.pop() {
+        Some(queue) => Ok((queue, spare)),
+        None => Err(failed(io::ErrorKind::NotFound.into())),
+    }
+}
+
+/// The kernel spreads packets over attached queues only: nobody reads this one.
+fn detach(unread: RawFd) -> Result<(), OpenTunError> {
+    request(unread, "", libc::IFF_DETACH_QUEUE, Call::Queue)
+        .map_err(|error| OpenTunError::Failed("detach a queue of the TUN device", error))
+}
+
+/// Loads a program of extended BPF and lets it choose the queue of each packet.
+pub(crate) fn steer(queue: RawFd, program: &[[u8; 8]]) -> io::Result<()> {
+    let program = load(program)?;
+    let number = program.as_raw_fd();
+    set_steering(queue, &number)
+}
+
+/// The part of `union bpf_attr` that loading a program needs (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct LoadProgram {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
+
+#[allow(unsafe_code)]
+fn load(program: &[[u8; 8]]) -> io::Result<OwnedFd> {
+    let attributes = LoadProgram {
+        kind: BPF_PROG_TYPE_SOCKET_FILTER,
+        count: program.len() as u32,
+        instructions: program.as_ptr() as u64,
+        // It calls nothing that asks for a certain one.
+        license: c"".as_ptr() as u64,
+        ..LoadProgram::default()
+    };
+    // SAFETY: the kernel reads the attributes, the instructions and the text that they point to during the call only; all
+    // of them outlive it.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<LoadProgram>())
+    };
+    let number = RawFd::try_from(result).unwrap_or(-1);
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+#[allow(unsafe_code)]
+fn set_steering(queue: RawFd, program: &RawFd) -> io::Result<()> {
+    // SAFETY: the kernel reads one number during the call; both descriptors are open.
+    unsafe { tun_set_steering(queue, program) }.map(|_| ()).map_err(io::Error::from)
 }
 
 fn enable_offload(fd: RawFd, wanted: Offload) -> Result<Offload, OpenTunError> {

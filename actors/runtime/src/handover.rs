@@ -59,6 +59,13 @@ impl<T: Send> HandoverSender<T> {
     }
 }
 
+impl<T: Send> HandoverReceiver<T> {
+    /// The next batch, if one waits.
+    pub fn pop(&self) -> Option<T> {
+        self.0.queue.pop()
+    }
+}
+
 impl<T: Send> Stream for HandoverReceiver<T> {
     type Item = T;
 

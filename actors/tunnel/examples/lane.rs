@@ -17,7 +17,7 @@ use actors_runtime::{
     Boot, Drops, Full, Intensity, LaneKind, Outlet, Registry, Restart, Row, StartError, Tree,
 };
 use actors_tunnel::{
-    GatewayApply, PeerConfig, PeerName, PeerTable, Router, RouterChange, TableCommand, TunnelLane,
+    Crossings, GatewayApply, PeerConfig, PeerName, PeerTable, Router, RouterChange, TableCommand, TunnelLane,
 };
 use protocol_control::{Candidate, CandidateKind, InnerAddresses};
 use protocol_filter::{Access, Destination, GatewayRules, GrantSpec, GrantVersion, PeerGrants, PeerSlot};
@@ -25,6 +25,7 @@ use protocol_identity::{
     DeviceId, GatewayId, GrantId, PolicyId, ResourceId, Secret32, WireguardKey, WireguardPublic,
 };
 use protocol_traversal::Hygiene;
+use protocol_tunnel::Limiter;
 use tokio::time::Instant;
 
 struct End {
@@ -77,8 +78,9 @@ fn lane((is_client, tun, own, offload, registry): &Parts) -> Result<Rc<TunnelLan
             .map_err(|error| StartError::failed("cannot open the socket", error))?;
         let tun = LaneTun::open(&TunConfig { name: tun.clone(), offload: *offload }, drops)
             .map_err(|error| StartError::failed("cannot open the device", error))?;
-        let router = if *is_client { Router::client(Outlet::to(|_| Ok(()))) } else { Router::gateway() };
-        Ok(TunnelLane::new(0, Instant::now(), sockets, tun, router, Drops::new(registry)))
+        let router = if *is_client { Router::client(Outlet::to(|_| Ok(()))) } else { Router::gateway(0, 1) };
+        let drops = Drops::new(registry);
+        Ok(TunnelLane::new(0, Instant::now(), sockets, tun, router, drops, Crossings::new(1)))
     })
 }
 
@@ -86,7 +88,8 @@ fn start_table(boot: &Boot<'_, End>) -> Result<(), StartError> {
     let (parts, key) = (parts(boot.context), boot.context.private.clone());
     boot.try_start::<PeerTable, _>(&boot.lane(LaneKind::Packet)?, "0", move || {
         let lane = lane(&parts)?;
-        Ok(move || PeerTable::new(lane.clone(), key.clone(), Outlet::to(|_| Ok(()))))
+        let limiter = Limiter::new(&key.public(), Limiter::DEFAULT_LIMIT);
+        Ok(move || PeerTable::new(lane.clone(), key.clone(), limiter.clone(), Outlet::to(|_| Ok(()))))
     })?;
     Ok(())
 }

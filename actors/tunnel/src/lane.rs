@@ -4,19 +4,23 @@
 //! leaves its thread, so nothing in it is locked.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actors_network::{Datagrams, Demux, HostPacket, Landing, LaneSockets, LaneTun, PacketSink};
 use actors_runtime::{Address, Drops, PacketSender};
+use protocol_identity::WireguardPublic;
 use protocol_packet::{Batch, Batches, Buffer, Ecn, Pool};
 use protocol_stun::NotWrapped;
 use protocol_traversal::{Path, RelaySlot, Via};
-use protocol_tunnel::{DatagramKind, OVERHEAD, TunnelIndex, classify, receiver};
+use protocol_tunnel::{DatagramKind, OVERHEAD, RELAY_LANE, TunnelIndex, classify, receiver};
 use tokio::time::Instant;
 
+use crate::crossing::{Cargo, Crate, Crossings};
 use crate::generations::Generations;
 use crate::peer::{Inbound, Peer, PeerCommand, PeerKept, PeerPackets};
 use crate::relay_link::{LinkCommand, LinkMachine, RelayLink};
@@ -57,7 +61,7 @@ pub(crate) struct LinkPlace {
 
 /// The shared part of one packet lane.
 pub struct TunnelLane {
-    index: u8,
+    pub(crate) index: u8,
     epoch: Instant,
     sockets: LaneSockets,
     tun: Rc<LaneTun>,
@@ -66,14 +70,30 @@ pub struct TunnelLane {
     /// For several datagrams at once.
     large: Pool,
     inbound: Batches<Inbound>,
-    outbound: Batches<HostPacket>,
-    datagrams: Batches<Datagrams>,
+    pub(crate) outbound: Batches<HostPacket>,
+    pub(crate) datagrams: Batches<Datagrams>,
     landing: RefCell<Landing>,
     peers: RefCell<Vec<Option<PeerPlace>>>,
     links: RefCell<Vec<Option<LinkPlace>>>,
     generations: Generations,
     router: RefCell<Router>,
     initiations: RefCell<Option<PacketSender<Batch<Inbound>>>>,
+    pub(crate) crossings: Arc<Crossings>,
+    /// Crates that are being filled, by lane.
+    pub(crate) filling: RefCell<Vec<Option<Box<Crate>>>>,
+    /// Relays whose allocations another lane holds.
+    pub(crate) away: RefCell<Vec<(RelaySlot, SocketAddr)>>,
+    /// The peers of other lanes, by slot.
+    pub(crate) neighbours: RefCell<BTreeMap<u16, Neighbour>>,
+}
+
+/// A peer that lives on another lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its lane.
+    pub lane: u8,
+    /// Its WireGuard key.
+    pub public: WireguardPublic,
 }
 
 thread_local! {
@@ -103,6 +123,7 @@ impl TunnelLane {
         tun: Rc<LaneTun>,
         router: Router,
         drops: Drops,
+        crossings: Arc<Crossings>,
     ) -> Rc<Self> {
         Rc::new(Self {
             index,
@@ -121,6 +142,10 @@ impl TunnelLane {
             generations: Generations::default(),
             router: RefCell::new(router),
             initiations: RefCell::default(),
+            filling: RefCell::new((0..crossings.lanes()).map(|_| None).collect()),
+            crossings,
+            away: RefCell::default(),
+            neighbours: RefCell::default(),
         })
     }
 
@@ -144,7 +169,7 @@ impl TunnelLane {
     }
 
     /// A buffer with these bytes, if there is one that holds so many.
-    fn buffer(&self, bytes: &[u8]) -> Option<Buffer> {
+    pub(crate) fn buffer(&self, bytes: &[u8]) -> Option<Buffer> {
         if bytes.len() <= BUFFER { self.pool.filled(bytes) } else { self.large.filled(bytes) }
     }
 
@@ -248,6 +273,12 @@ impl TunnelLane {
             Via::Direct => {
                 let _ = self.sockets.send_marked(path.remote, bytes, segment, ecn.bits());
             }
+            Via::Relay(slot) if self.is_away(slot) => {
+                let packets = bytes.len().div_ceil(segment) as u64;
+                self.crossings.count_relayed(self.index, packets);
+                self.hand_over(RELAY_LANE, Cargo::Send { path, segment, ecn }, bytes, packets);
+                self.dispatch();
+            }
             Via::Relay(slot) => {
                 let sent = self
                     .with_link(slot, |link| self.send_through(link, path.remote, bytes, segment, ecn.bits()));
@@ -289,6 +320,11 @@ impl TunnelLane {
 
     /// Asks a relay for a channel to `remote`, which permits it too.
     pub(crate) fn bind(&self, slot: RelaySlot, remote: SocketAddr, now: Duration) {
+        if self.is_away(slot) {
+            self.hand_over(RELAY_LANE, Cargo::Bind { slot, remote }, &[], 0);
+            self.dispatch();
+            return;
+        }
         self.with_link(slot, |link| {
             if let Some(allocation) = &link.machine.allocation {
                 allocation.borrow_mut().bind(remote, now);
@@ -370,8 +406,7 @@ impl Inward<'_> {
             For::Peer(index) => index,
         };
         if index.lane != self.lane.index {
-            self.lane.count("wrong_lane", inbound.count());
-            return;
+            return self.stray(index.lane, &inbound);
         }
         if self.slot != index.slot {
             self.flush();
@@ -386,6 +421,17 @@ impl Inward<'_> {
         }
     }
 
+    /// What belongs to another lane goes there.
+    fn stray(&self, lane: u8, inbound: &Inbound) {
+        let packets = inbound.count();
+        let Inbound { path, stride, skip, ecn, .. } = *inbound;
+        match path.via {
+            Via::Direct => self.lane.crossings.count_strays(self.lane.index, packets),
+            Via::Relay(_) => self.lane.crossings.count_relayed(self.lane.index, packets),
+        }
+        self.lane.hand_over(lane, Cargo::Inward { path, stride, skip, ecn }, &inbound.bytes, packets);
+    }
+
     /// An initiation names no peer: the table has to open it.
     fn initiation(&self, inbound: Inbound) {
         let mut batch = self.lane.inbound.take();
@@ -398,6 +444,7 @@ impl Inward<'_> {
 
     /// Hands over what was collected.
     pub(crate) fn flush(&mut self) {
+        self.lane.dispatch();
         let Some(batch) = self.batch.take() else { return };
         let packets = batch.iter().map(Inbound::count).sum();
         match self.lane.with_peer(self.slot, |place| place.packets.push(PeerPackets::Open(batch))) {
@@ -476,6 +523,10 @@ impl Demux for TunnelLane {
             // STUN starts with 0 or 1 and ChannelData with 0x40 to 0x4f: WireGuard's 1 is told apart by the address. What
             // came together came from one address.
             let link = match datagram.bytes.first() {
+                Some(0 | 1 | 0x40..=0x4f) if self.is_from_away(datagram.from) => {
+                    self.stray_from_relay(&datagram);
+                    continue;
+                }
                 Some(0 | 1 | 0x40..=0x4f) => self.link_at(datagram.from),
                 _ => None,
             };
@@ -542,6 +593,12 @@ impl PacketSink for TunnelLane {
                     }
                     continue;
                 }
+                Route::Elsewhere(lane) => {
+                    let packets = packet.packets() as u64;
+                    self.crossings.count_strays(self.index, packets);
+                    self.hand_over(lane, Cargo::Host { header: packet.header() }, packet.bytes(), packets);
+                    continue;
+                }
                 Route::Drop(reason) => {
                     self.count(reason, packet.packets() as u64);
                     continue;
@@ -558,5 +615,6 @@ impl PacketSink for TunnelLane {
         if let Some(batch) = batch {
             self.push_sealed(slot, batch);
         }
+        self.dispatch();
     }
 }

@@ -1,8 +1,10 @@
 //! Tunnels: the peers of a node, their paths, and our ends at relays.
 
+mod crossing;
 mod generations;
 mod host;
 mod lane;
+mod lane_crossing;
 mod peer;
 mod peer_table;
 mod peers;
@@ -11,8 +13,9 @@ mod router;
 mod sender;
 mod side;
 
+pub use crossing::{Crossings, LaneReport};
 pub use host::host_addresses;
-pub use lane::{TunnelLane, lasting_time};
+pub use lane::{Neighbour, TunnelLane, lasting_time};
 pub use peer::{
     Inbound, PathSummary, Peer, PeerChange, PeerCommand, PeerConfig, PeerFact, PeerName, PeerPackets,
 };

@@ -320,12 +320,7 @@ impl Peer {
 
     /// Allocations that are there are paths, and those that are not are left at once.
     fn follow_relays(&mut self, now: Duration) {
-        let mut there = Vec::new();
-        self.lane.each_link(|slot, link| {
-            if link.machine.is_allocated() {
-                there.push(slot);
-            }
-        });
+        let there = self.lane.relay_slots();
         let gone: Vec<_> = self.agent.relays().iter().filter(|slot| !there.contains(slot)).copied().collect();
         for slot in gone {
             self.agent.remove_relay(slot, now);

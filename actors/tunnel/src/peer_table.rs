@@ -16,11 +16,11 @@ use actors_runtime::{Actor, Cx, Outlet};
 use protocol_control::{Candidate, GrantVersion};
 use protocol_identity::WireguardKey;
 use protocol_packet::Batch;
-use protocol_traversal::Hygiene;
-use protocol_tunnel::{Admission, COOKIE_SIZE, Limiter, peek_initiation};
+use protocol_traversal::{Hygiene, RelaySlot};
+use protocol_tunnel::{Admission, COOKIE_SIZE, Limiter, RELAY_LANE, peek_initiation};
 
-use crate::lane::{LinkPlace, PeerPlace, TunnelLane};
-use crate::peer::{Inbound, Peer, PeerCommand, PeerConfig, PeerFact, PeerKept, PeerPackets};
+use crate::lane::{LinkPlace, Neighbour, PeerPlace, TunnelLane};
+use crate::peer::{Inbound, Peer, PeerCommand, PeerConfig, PeerFact, PeerKept};
 use crate::relay_link::{LinkCommand, LinkConfig, LinkFact, LinkMachine, RelayLink};
 use crate::router::RouterChange;
 use crate::sender::Sender;
@@ -33,6 +33,13 @@ const LIMITER_TICK: Duration = Duration::from_secs(1);
 pub enum TableCommand {
     /// A peer, new or changed. One of the same session goes on; one of another session in its slot is replaced.
     Install(Box<PeerConfig>),
+    /// A peer that lives on another lane, which takes its initiations.
+    Neighbour {
+        /// Its place.
+        slot: u16,
+        /// Where it is, and its key.
+        neighbour: Neighbour,
+    },
     /// A peer goes.
     Remove {
         /// Its place.
@@ -70,6 +77,8 @@ pub enum TableCommand {
     },
     /// Which relays this node uses: all of them, anew.
     Links(Vec<LinkConfig>),
+    /// Which relays forward to us by an allocation that another lane holds: all of them, anew.
+    Away(Vec<(RelaySlot, SocketAddr)>),
     /// Lets addresses send to us through every relay.
     Permit(Vec<IpAddr>),
     /// Only these addresses are still to send to us through relays.
@@ -87,6 +96,8 @@ pub enum TableCommand {
 pub enum TableFact {
     /// The table wants to be filled: it began, or began anew, or was asked to say so.
     Empty {
+        /// Which lane's table it is.
+        lane: u8,
         /// The local addresses of the lane's sockets.
         ports: Vec<SocketAddr>,
     },
@@ -107,24 +118,25 @@ pub struct PeerTable {
 
 impl PeerTable {
     /// A table over what its lane keeps.
-    pub fn new(lane: Rc<TunnelLane>, private: WireguardKey, facts: Outlet<TableFact>) -> Self {
-        let public = private.public();
-        Self {
-            lane,
-            private,
-            limiter: Limiter::new(&public, Limiter::DEFAULT_LIMIT),
-            sender: Rc::new(RefCell::new(Sender::new())),
-            facts,
-        }
+    ///
+    /// `limiter` is the same for the tables of all lanes.
+    pub fn new(
+        lane: Rc<TunnelLane>,
+        private: WireguardKey,
+        limiter: Limiter,
+        facts: Outlet<TableFact>,
+    ) -> Self {
+        Self { lane, private, limiter, sender: Rc::new(RefCell::new(Sender::new())), facts }
     }
 
     fn announce(&self) {
         let ports = self.lane.sockets().iter().map(|socket| socket.local_addr()).collect();
-        let _ = self.facts.tell(TableFact::Empty { ports });
+        let _ = self.facts.tell(TableFact::Empty { lane: self.lane.index(), ports });
     }
 
     fn install(&mut self, config: PeerConfig, cx: &mut Cx<Self>) {
         let slot = config.slot;
+        self.lane.put_neighbour(slot, None);
         let key = slot.to_string();
         let same = self
             .lane
@@ -165,6 +177,7 @@ impl PeerTable {
     }
 
     fn remove(&mut self, slot: u16, cx: &mut Cx<Self>) {
+        self.lane.put_neighbour(slot, None);
         if let Some(place) = self.lane.put_peer(slot, None) {
             self.lane.router().borrow_mut().remove_peer(slot, &place.kept.config.inner);
             cx.stop_child::<Peer>(&slot.to_string());
@@ -261,15 +274,10 @@ impl PeerTable {
                 found = Some(slot);
             }
         });
-        let Some(slot) = found else {
-            self.lane.count("unknown_peer", 1);
-            return;
-        };
-        let mut batch = Batch::new();
-        let _ = batch.push(inbound);
-        let pushed = self.lane.with_peer(slot, |place| place.packets.push(PeerPackets::Open(batch)));
-        if !matches!(pushed, Some(Ok(()))) {
-            self.lane.count("peer_ring_full", 1);
+        match found {
+            Some(slot) => self.lane.open_initiation(slot, inbound),
+            None if self.lane.initiation_for_neighbour(&sender, &inbound) => {}
+            None => self.lane.count("unknown_peer", 1),
         }
     }
 }
@@ -284,6 +292,9 @@ impl Actor for PeerTable {
             Ok(packets) => self.lane.take_initiations(packets),
             Err(error) => tracing::error!(%error, "the table has no packet mailbox"),
         }
+        if let Some(arriving) = self.lane.crossings().arriving(self.lane.index()) {
+            cx.follow(arriving, |table, arrived, cx| table.lane.unload(arrived, table.lane.now(cx.now())));
+        }
         self.announce();
         cx.wake_after(LIMITER_TICK);
     }
@@ -291,8 +302,13 @@ impl Actor for PeerTable {
     fn told(&mut self, command: TableCommand, cx: &mut Cx<Self>) {
         match command {
             TableCommand::Install(config) => self.install(*config, cx),
+            TableCommand::Neighbour { slot, neighbour } => {
+                self.remove(slot, cx);
+                self.lane.put_neighbour(slot, Some(neighbour));
+            }
             TableCommand::Remove { slot } => self.remove(slot, cx),
             TableCommand::Retain(slots) => {
+                self.lane.retain_neighbours(&slots);
                 let mut gone = Vec::new();
                 self.lane.each_peer(|slot, _| gone.push(slot));
                 gone.retain(|slot| !slots.contains(slot));
@@ -317,6 +333,10 @@ impl Actor for PeerTable {
             }
             TableCommand::Hygiene { slot, hygiene } => self.tell_peer(slot, PeerCommand::Hygiene(hygiene)),
             TableCommand::Links(links) => self.links(links, cx),
+            TableCommand::Away(relays) => {
+                self.lane.set_away(relays);
+                self.lane.relays_changed();
+            }
             TableCommand::Permit(addresses) => self.tell_links(|| LinkCommand::Permit(addresses.clone())),
             TableCommand::Keep(wanted) => self.tell_links(|| LinkCommand::Keep(wanted.clone())),
             TableCommand::Route(changes) => {
@@ -345,7 +365,10 @@ impl Actor for PeerTable {
     }
 
     fn woken(&mut self, cx: &mut Cx<Self>) {
-        self.limiter.reset_count();
+        // The limiter belongs to all lanes.
+        if self.lane.index() == RELAY_LANE {
+            self.limiter.reset_count();
+        }
         cx.wake_after(LIMITER_TICK);
     }
 

@@ -18,8 +18,10 @@ use actors_runtime::{Actor, Address, Cx, Never, Outlet, Reply};
 use protocol_control::{Candidate, CandidateKind, GrantVersion, MAX_CANDIDATES, RelayOffer};
 use protocol_identity::RelayId;
 use protocol_traversal::Hygiene;
+use protocol_tunnel::{RELAY_LANE, lane_of};
 
 use crate::host::host_addresses;
+use crate::lane::Neighbour;
 use crate::peer::{PathSummary, PeerChange, PeerConfig, PeerFact};
 use crate::peer_table::{PeerTable, TableCommand, TableFact};
 use crate::relay_link::{LinkChange, LinkFact};
@@ -131,6 +133,7 @@ pub struct LinkView {
 
 struct Entry {
     config: PeerConfig,
+    lane: u8,
     apply: Option<GatewayApply>,
     revoked: GrantVersion,
     established: bool,
@@ -145,7 +148,8 @@ struct Waiting {
 
 /// The peers of a process.
 pub struct Peers {
-    table: Address<PeerTable>,
+    /// By lane.
+    tables: Vec<Address<PeerTable>>,
     facts: Outlet<PeersFact>,
     tun: String,
     peers: BTreeMap<u16, Entry>,
@@ -156,14 +160,16 @@ pub struct Peers {
     candidates: Vec<Candidate>,
     waiting: Vec<Waiting>,
     next_waiting: u64,
-    late: Late,
+    /// By lane.
+    late: Vec<Late>,
 }
 
 impl Peers {
-    /// Keeps the lane of `table` filled; `tun` is the name of the tunnel device, whose addresses are no candidates.
-    pub fn new(table: Address<PeerTable>, facts: Outlet<PeersFact>, tun: String) -> Self {
+    /// Keeps the lanes of `tables` filled; `tun` is the name of the tunnel device, whose addresses are no candidates.
+    pub fn new(tables: Vec<Address<PeerTable>>, facts: Outlet<PeersFact>, tun: String) -> Self {
         Self {
-            table,
+            late: tables.iter().map(|_| Late::default()).collect(),
+            tables,
             facts,
             tun,
             peers: BTreeMap::new(),
@@ -173,24 +179,43 @@ impl Peers {
             candidates: Vec::new(),
             waiting: Vec::new(),
             next_waiting: 0,
-            late: Late::default(),
         }
     }
 
-    /// The table lacks everything: it is told all of it.
-    fn refill(&mut self, cx: &mut Cx<Self>) {
-        if self.offers.is_some() {
-            self.late.links = true;
+    /// The lane's table lacks everything: it is told all of it.
+    fn refill(&mut self, lane: u8, cx: &mut Cx<Self>) {
+        if let Some(late) = self.late.get_mut(usize::from(lane)) {
+            late.links |= self.offers.is_some();
+            late.slots.extend(self.peers.keys());
         }
-        self.late.slots.extend(self.peers.keys());
         self.catch_up(cx);
     }
 
-    fn link_fact(&mut self, fact: LinkFact) {
+    fn lanes(&self) -> impl Iterator<Item = u8> + use<> {
+        0..u8::try_from(self.tables.len()).unwrap_or(u8::MAX)
+    }
+
+    fn lane_of(&self, config: &PeerConfig) -> u8 {
+        lane_of(config.inner.v4.into(), u8::try_from(self.tables.len()).unwrap_or(u8::MAX))
+    }
+
+    /// Tells every lane.
+    fn tell_all(&mut self, command: impl Fn() -> TableCommand, cx: &mut Cx<Self>) {
+        self.lanes().for_each(|lane| self.tell(lane, command(), cx));
+    }
+
+    fn tell_links(&mut self, cx: &mut Cx<Self>) {
+        for lane in self.lanes() {
+            self.tell(lane, self.links_wanted(lane), cx);
+        }
+    }
+
+    fn link_fact(&mut self, fact: LinkFact, cx: &mut Cx<Self>) {
         let Some(link) = self.links.get_mut(&fact.slot.0).filter(|link| link.config.relay == fact.relay)
         else {
             return;
         };
+        let was_held = !link.relayed.is_empty();
         match fact.what {
             LinkChange::Allocated { relayed } => link.relayed = relayed,
             LinkChange::Mapped { address, round_trip } => {
@@ -216,11 +241,16 @@ impl Peers {
                 link.permitted.clear();
             }
         }
+        if was_held == link.relayed.is_empty() {
+            for lane in self.lanes().filter(|lane| *lane != RELAY_LANE) {
+                self.tell(lane, self.links_wanted(lane), cx);
+            }
+        }
         self.candidates_changed();
     }
 
     fn permit(&mut self, addresses: Vec<IpAddr>, done: Reply<()>, cx: &mut Cx<Self>) {
-        self.tell(TableCommand::Permit(addresses.clone()), cx);
+        self.tell(RELAY_LANE, TableCommand::Permit(addresses.clone()), cx);
         let addresses = addresses.into_iter().collect();
         let id = self.next_waiting;
         self.next_waiting += 1;
@@ -244,7 +274,7 @@ impl Peers {
             let peers = me.peers.values().flat_map(|entry| &entry.config.candidates);
             let peers = peers.map(|candidate| candidate.address.ip());
             let waiting = me.waiting.iter().flat_map(|waiting| waiting.addresses.iter().copied());
-            me.tell(TableCommand::Keep(Arc::new(peers.chain(waiting).collect())), cx);
+            me.tell(RELAY_LANE, TableCommand::Keep(Arc::new(peers.chain(waiting).collect())), cx);
             me.sweep(cx);
         });
     }
@@ -291,13 +321,27 @@ impl Peers {
     }
 
     fn connect(&mut self, config: Box<PeerConfig>, cx: &mut Cx<Self>) {
-        let slot = config.slot;
-        self.tell(TableCommand::Install(config.clone()), cx);
+        let (slot, home, public) = (config.slot, self.lane_of(&config), config.public);
+        for lane in self.lanes() {
+            let command = if lane == home {
+                TableCommand::Install(config.clone())
+            } else {
+                TableCommand::Neighbour { slot, neighbour: Neighbour { lane: home, public } }
+            };
+            self.tell(lane, command, cx);
+        }
         match self.peers.get_mut(&slot) {
             Some(entry) if entry.config.is_same_session(&config) => entry.config = *config,
             Some(_) | None => {
                 let revoked = GrantVersion::default();
-                let entry = Entry { config: *config, apply: None, revoked, established: false, path: None };
+                let entry = Entry {
+                    config: *config,
+                    lane: home,
+                    apply: None,
+                    revoked,
+                    established: false,
+                    path: None,
+                };
                 self.peers.insert(slot, entry);
             }
         }
@@ -347,64 +391,67 @@ impl Actor for Peers {
     type Packets = Never;
 
     fn started(&mut self, cx: &mut Cx<Self>) {
-        self.tell(TableCommand::Announce, cx);
+        self.tell_all(|| TableCommand::Announce, cx);
         let _ = self.facts.tell(PeersFact::Began);
         self.sweep(cx);
     }
 
     fn told(&mut self, command: PeersCommand, cx: &mut Cx<Self>) {
         match command {
-            PeersCommand::Table(TableFact::Empty { ports }) => {
+            PeersCommand::Table(TableFact::Empty { lane, ports }) => {
                 self.ports = ports;
                 self.choose_links();
-                self.refill(cx);
+                self.refill(lane, cx);
                 self.candidates_changed();
             }
             PeersCommand::Table(TableFact::Peer(fact)) => self.peer_fact(fact),
-            PeersCommand::Table(TableFact::Link(fact)) => self.link_fact(fact),
+            PeersCommand::Table(TableFact::Link(fact)) => self.link_fact(fact, cx),
             PeersCommand::Connect(config) => self.connect(config, cx),
             PeersCommand::Disconnect { slot } => {
                 self.peers.remove(&slot);
-                self.tell(TableCommand::Remove { slot }, cx);
+                self.tell_all(|| TableCommand::Remove { slot }, cx);
             }
             PeersCommand::Retain(slots) => {
                 self.peers.retain(|slot, _| slots.contains(slot));
-                self.tell(TableCommand::Retain(slots), cx);
+                self.tell_all(|| TableCommand::Retain(slots.clone()), cx);
             }
             PeersCommand::Apply { slot, apply } => {
                 if let Some(entry) = self.peers.get_mut(&slot) {
                     entry.apply = Some((*apply).clone());
-                    self.tell(TableCommand::Apply { slot, apply }, cx);
+                    let lane = entry.lane;
+                    self.tell(lane, TableCommand::Apply { slot, apply }, cx);
                 }
             }
             PeersCommand::Revoke { slot, version } => {
                 if let Some(entry) = self.peers.get_mut(&slot) {
                     entry.revoked = entry.revoked.max(version);
                 }
-                self.tell(TableCommand::Revoke { slot, version }, cx);
+                self.tell_all(|| TableCommand::Revoke { slot, version }, cx);
             }
             PeersCommand::Candidates { slot, candidates } => {
                 if let Some(entry) = self.peers.get_mut(&slot) {
                     entry.config.candidates.clone_from(&candidates);
-                    self.tell(TableCommand::Candidates { slot, candidates }, cx);
+                    let lane = entry.lane;
+                    self.tell(lane, TableCommand::Candidates { slot, candidates }, cx);
                 }
             }
             PeersCommand::Hygiene { slot, hygiene } => {
                 if let Some(entry) = self.peers.get_mut(&slot) {
                     entry.config.hygiene = hygiene.clone();
-                    self.tell(TableCommand::Hygiene { slot, hygiene }, cx);
+                    let lane = entry.lane;
+                    self.tell(lane, TableCommand::Hygiene { slot, hygiene }, cx);
                 }
             }
             PeersCommand::Relays(offers) => {
                 self.offers = Some(offers);
                 self.choose_links();
-                self.tell(self.links_wanted(), cx);
+                self.tell_links(cx);
                 self.candidates_changed();
             }
             PeersCommand::Permit { addresses, done } => self.permit(addresses, done, cx),
-            PeersCommand::Route(changes) => self.tell(TableCommand::Route(changes), cx),
+            PeersCommand::Route(changes) => self.tell(RELAY_LANE, TableCommand::Route(changes), cx),
             PeersCommand::NetworkChanged => {
-                self.tell(TableCommand::NetworkChanged, cx);
+                self.tell_all(|| TableCommand::NetworkChanged, cx);
                 self.candidates_changed();
             }
             PeersCommand::Inspect(reply) => reply.send(self.view()),

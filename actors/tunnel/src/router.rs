@@ -11,6 +11,7 @@ use protocol_control::{InnerAddresses, TrafficFilter};
 use protocol_filter::{Access, ClientTable, Outward, PeerSlot, ReplyBuf};
 use protocol_identity::ResourceId;
 use protocol_packet::{Buffer, Pool};
+use protocol_tunnel::lane_of;
 
 /// Packets that wait for an answer of control, for all resources together. A TCP connection that opens sends one; a few
 /// hundred milliseconds of a small burst fit too.
@@ -19,9 +20,16 @@ const WAITING: usize = 64;
 /// Decides where packets of the host go.
 pub enum Router {
     /// At a gateway: by the device's tunnel address.
-    Gateway(HashMap<IpAddr, u16>),
+    Gateway(GatewayRouter),
     /// At a client: by resource.
     Client(Box<ClientRouter>),
+}
+
+/// At a gateway: by the device's tunnel address.
+pub struct GatewayRouter {
+    by_address: HashMap<IpAddr, u16>,
+    lane: u8,
+    lanes: u8,
 }
 
 /// At a client: by resource, with those waiting whose access was asked for.
@@ -61,6 +69,8 @@ pub enum RouterChange {
 pub(crate) enum Route {
     /// To the peer in this slot.
     Peer(u16),
+    /// To a peer of this lane.
+    Elsewhere(u8),
     /// Nowhere, and this goes back to the host.
     Answer {
         /// Why, for the counter.
@@ -75,9 +85,9 @@ pub(crate) enum Route {
 }
 
 impl Router {
-    /// A gateway's router.
-    pub fn gateway() -> Self {
-        Self::Gateway(HashMap::new())
+    /// A gateway's router on one of its lanes.
+    pub fn gateway(lane: u8, lanes: u8) -> Self {
+        Self::Gateway(GatewayRouter { by_address: HashMap::new(), lane, lanes })
     }
 
     /// A client's router, which asks for access at `ask`.
@@ -91,18 +101,18 @@ impl Router {
     }
 
     pub(crate) fn add_peer(&mut self, slot: u16, inner: &InnerAddresses) {
-        if let Self::Gateway(by_address) = self {
-            by_address.insert(inner.v4.into(), slot);
-            by_address.insert(inner.v6.into(), slot);
+        if let Self::Gateway(router) = self {
+            router.by_address.insert(inner.v4.into(), slot);
+            router.by_address.insert(inner.v6.into(), slot);
         }
     }
 
     pub(crate) fn remove_peer(&mut self, slot: u16, inner: &InnerAddresses) {
         match self {
-            Self::Gateway(by_address) => {
+            Self::Gateway(router) => {
                 for address in [IpAddr::from(inner.v4), IpAddr::from(inner.v6)] {
-                    if by_address.get(&address) == Some(&slot) {
-                        by_address.remove(&address);
+                    if router.by_address.get(&address) == Some(&slot) {
+                        router.by_address.remove(&address);
                     }
                 }
             }
@@ -112,10 +122,11 @@ impl Router {
 
     pub(crate) fn route(&mut self, packet: &mut HostPacket, pool: &Pool, now: Duration) -> Route {
         match self {
-            Self::Gateway(by_address) => match destination(packet.bytes()) {
-                Some(address) => match by_address.get(&address) {
-                    Some(slot) => Route::Peer(*slot),
-                    None => Route::Drop("no_such_device"),
+            Self::Gateway(router) => match destination(packet.bytes()) {
+                Some(address) => match (router.by_address.get(&address), lane_of(address, router.lanes)) {
+                    (Some(slot), _) => Route::Peer(*slot),
+                    (None, lane) if lane != router.lane => Route::Elsewhere(lane),
+                    (None, _) => Route::Drop("no_such_device"),
                 },
                 None => Route::Drop("malformed"),
             },

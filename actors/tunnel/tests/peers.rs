@@ -55,7 +55,7 @@ impl World {
             Ok(())
         });
         let address = table.address();
-        let factory = move || Peers::new(address.clone(), outlet.clone(), TUN.into());
+        let factory = move || Peers::new(vec![address.clone()], outlet.clone(), TUN.into());
         let peers = universe.start("", factory).unwrap().address;
         universe.settle();
         Self { universe, peers, table, facts }
@@ -131,12 +131,13 @@ fn address(text: &str) -> SocketAddr {
 }
 
 fn empty() -> TableFact {
-    TableFact::Empty { ports: vec![address("0.0.0.0:5000")] }
+    TableFact::Empty { lane: 0, ports: vec![address("0.0.0.0:5000")] }
 }
 
 fn names(commands: &[TableCommand]) -> Vec<&'static str> {
     let name = |command: &TableCommand| match command {
         TableCommand::Install(_) => "install",
+        TableCommand::Neighbour { .. } => "neighbour",
         TableCommand::Remove { .. } => "remove",
         TableCommand::Retain(_) => "retain",
         TableCommand::Apply { .. } => "apply",
@@ -145,6 +146,7 @@ fn names(commands: &[TableCommand]) -> Vec<&'static str> {
         TableCommand::Hygiene { .. } => "hygiene",
         TableCommand::Links(_) => "links",
         TableCommand::Permit(_) => "permit",
+        TableCommand::Away(_) => "away",
         TableCommand::Keep(_) => "keep",
         TableCommand::Route(_) => "route",
         TableCommand::NetworkChanged => "network changed",

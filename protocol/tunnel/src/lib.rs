@@ -32,6 +32,7 @@ mod limiter;
 mod outcome;
 mod responder;
 mod secrets;
+mod steering;
 mod tunnel;
 mod wire;
 
@@ -42,5 +43,6 @@ pub use limiter::{Admission, Limiter, peek_initiation};
 pub use outcome::{Opened, Output, Sealed, TunnelConfig, TunnelStats};
 pub use responder::MAX_UNCONFIRMED;
 pub use secrets::ConnectionKeys;
+pub use steering::{Classic, Extended, RELAY_LANE, SOCKET_PROGRAM, device_program, lane_of};
 pub use tunnel::Tunnel;
 pub use wire::{COOKIE_SIZE, DatagramKind, MIN_BUFFER, Message, OVERHEAD, TunnelIndex, classify, receiver};

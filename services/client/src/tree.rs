@@ -14,8 +14,9 @@ use actors_network::{
     SOCKET_MARK, StubCommand, StubResolver, StubResolverConfig, TunConfig, TunDevice, UdpConfig, UdpSocket,
 };
 use actors_runtime::{Boot, Drops, Full, Intensity, LaneKind, Outlet, Registry, Restart, Row, StartError};
-use actors_tunnel::{PeerTable, Peers, PeersCommand, Router, TunnelLane};
+use actors_tunnel::{Crossings, PeerTable, Peers, PeersCommand, Router, TunnelLane};
 use protocol_identity::{KemKey, ResourceId};
+use protocol_tunnel::Limiter;
 use tokio::time::Instant;
 
 use crate::daemon::Client;
@@ -125,17 +126,18 @@ impl LaneParts {
                 .map_err(|error| StartError::failed("cannot open the TUN device", error))?;
             let _ = self.granted.set(Offloads::granted(&sockets, &tun));
             let router = Router::client(self.ask.clone());
-            Ok(TunnelLane::new(0, Instant::now(), sockets, tun, router, Drops::new(&self.registry)))
+            let drops = Drops::new(&self.registry);
+            Ok(TunnelLane::new(0, Instant::now(), sockets, tun, router, drops, Crossings::new(1)))
         })
     }
 }
 
 fn start_peers(boot: &Boot<'_, Client>) -> Result<(), StartError> {
-    let table = boot.address::<PeerTable>("0");
+    let tables = vec![boot.address::<PeerTable>("0")];
     let facts = boot.address::<Grants>("").outlet(GrantsCommand::Peers);
     let tun = boot.context.config.tun.clone();
     boot.start::<Peers, _>(&boot.lane(LaneKind::Control)?, "", move || {
-        move || Peers::new(table.clone(), facts.clone(), tun.clone())
+        move || Peers::new(tables.clone(), facts.clone(), tun.clone())
     })?;
     Ok(())
 }
@@ -146,7 +148,8 @@ fn start_peer_table(boot: &Boot<'_, Client>) -> Result<(), StartError> {
     let facts = boot.address::<Peers>("").outlet(PeersCommand::Table);
     boot.try_start::<PeerTable, _>(&boot.lane(LaneKind::Packet)?, "0", move || {
         let lane = parts.lane()?;
-        Ok(move || PeerTable::new(lane.clone(), key.clone(), facts.clone()))
+        let limiter = Limiter::new(&key.public(), Limiter::DEFAULT_LIMIT);
+        Ok(move || PeerTable::new(lane.clone(), key.clone(), limiter.clone(), facts.clone()))
     })?;
     Ok(())
 }

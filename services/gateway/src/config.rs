@@ -16,6 +16,9 @@ pub const PROGRAM: &str = "postern-gateway";
 /// Where metrics are served unless told otherwise.
 const METRICS: &str = "127.0.0.1:9461";
 
+/// More than the cores of the machines that gateways run on; a TUN device has at most 256 queues.
+const MAX_LANES: i64 = 64;
+
 /// Flags of the gateway; with `_` for `-` also keys of the TOML file.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -24,6 +27,9 @@ pub struct GatewayFlags {
     /// Name of the TUN device; default postern-gw0
     #[arg(long, env = "POSTERN_TUN", value_name = "NAME")]
     pub tun: Option<String>,
+    /// Threads that carry packets; each device belongs to one of them. Default one for each core
+    #[arg(long, env = "POSTERN_LANES", value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=MAX_LANES))]
+    pub lanes: Option<u8>,
     /// UDP address of the tunnel, one for each family; default 0.0.0.0:0 and [::]:0
     #[arg(long, env = "POSTERN_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
@@ -53,6 +59,8 @@ pub struct Config {
     pub tun: String,
     /// The most offload to ask for.
     pub offload: Offloads,
+    /// Threads that carry packets.
+    pub lanes: u8,
     /// UDP addresses of the tunnel, at most one a family.
     pub listen: Vec<SocketAddr>,
     /// The local ceiling, if there is one.
@@ -111,6 +119,7 @@ impl Config {
                 is_on(offload.udp_gso),
                 is_on(offload.udp_gro),
             ),
+            lanes: lanes(gateway.lanes)?,
             listen,
             ceiling: (!ceiling.is_empty()).then_some(ceiling),
             masquerade: !gateway.no_masquerade.unwrap_or(false),
@@ -128,11 +137,23 @@ impl GatewayFlags {
         }
         Self {
             tun: self.tun.or(file.tun),
+            lanes: self.lanes.or(file.lanes),
             listen: list(self.listen, file.listen),
             allow_resource: list(self.allow_resource, file.allow_resource),
             no_masquerade: self.no_masquerade.or(file.no_masquerade),
             dns: list(self.dns, file.dns),
         }
+    }
+}
+
+/// One for each core, unless told otherwise. The file's number has passed no parser of flags.
+fn lanes(wanted: Option<u8>) -> Result<u8, Failure> {
+    match wanted {
+        Some(lanes) if (1..=MAX_LANES).contains(&i64::from(lanes)) => Ok(lanes),
+        Some(lanes) => Err(Failure::usage(format!("--lanes {lanes}: a gateway has 1 to {MAX_LANES}"))),
+        None => Ok(std::thread::available_parallelism()
+            .map_or(1, |cores| u8::try_from(cores.get()).unwrap_or(u8::MAX))
+            .min(MAX_LANES as u8)),
     }
 }
 
@@ -186,6 +207,17 @@ mod tests {
         file.finish()?;
         let offload = cli.offload.or(offload);
         Config::resolve(cli.common.or(common), cli.node.or(node), cli.gateway.or(gateway), &offload)
+    }
+
+    #[test]
+    fn there_is_a_lane_for_each_core_unless_a_number_is_given() {
+        assert!(resolve("", "").unwrap().lanes >= 1);
+        assert_eq!(resolve(" --lanes 3", "lanes = 2").unwrap().lanes, 3);
+        assert_eq!(resolve("", "lanes = 2").unwrap().lanes, 2);
+        for lanes in ["lanes = 0", "lanes = 65"] {
+            let error = resolve("", lanes).unwrap_err().to_string();
+            assert!(error.contains("1 to 64"), "{error}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use actors_network::{
     FilterPlan, HostFilter, HostFilterCommand, HostFilterConfig, ResolversConfig, SOCKET_MARK,
 };
 use actors_runtime::{Reply, Tree, TreeHandle};
+use actors_tunnel::Crossings;
 use ipnet::IpNet;
 use protocol_control::{Introduction, RoleHello};
 use protocol_identity::{Token, TokenKind, WireguardKey};
@@ -35,16 +36,17 @@ const LOOK: Duration = Duration::from_secs(30);
 /// # Errors
 /// When something that the gateway needs is not there, or a part of it kept failing.
 pub fn serve(config: &Config) -> Result<(), Failure> {
-    let tree = Tree::new(TREE);
+    let tree = Tree::new(TREE).packet_lanes(usize::from(config.lanes));
     let chassis = Chassis::start(PROGRAM, VERSION, config.settings.clone(), &tree.registry())?;
     let progress = Arc::new(Progress::new(chassis.readiness().clone()));
     let gateway = gateway(config, progress.clone())?;
     let session = gateway.session.status.clone();
     let granted = gateway.granted.clone();
+    let lanes = status::Lanes { crossings: gateway.crossings.clone(), opened: gateway.opened.clone() };
     let url = config.control_url.as_ref().map(ToString::to_string);
     chassis.run(tree, gateway, move |handle| {
         tokio::task::spawn_local(watch_filter(handle.clone(), progress.clone()));
-        status::desk(handle, session, url, progress, granted)
+        status::desk(handle, session, url, progress, granted, lanes)
     })
 }
 
@@ -63,6 +65,8 @@ fn gateway(config: &Config, progress: Arc<Progress>) -> Result<Gateway, Failure>
         tun: config.tun.clone(),
         offload: config.offload,
         granted: GrantedOffloads::default(),
+        crossings: Crossings::new(config.lanes),
+        opened: Arc::default(),
         listen: config.listen.iter().copied().filter(|address| speaks_family_of(*address)).collect(),
         filter: FilterPlan {
             device: config.tun.clone(),

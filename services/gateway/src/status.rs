@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actors_access::{Admissions, AdmissionsCommand, AdmissionsView, SessionState, SessionStatus};
 use actors_network::{GrantedOffloads, OffloadReport};
 use actors_runtime::{Actor, Address, Reply, TreeHandle};
-use actors_tunnel::{PathSummary, Peers, PeersCommand, PeersView};
+use actors_tunnel::{Crossings, LaneReport, PathSummary, Peers, PeersCommand, PeersView};
 use protocol_traversal::PathKind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,6 +19,7 @@ use services_chassis::{Failure, chain};
 
 use crate::config::PROGRAM;
 use crate::progress::Progress;
+use crate::tree::Opened;
 
 /// The gateway answers from memory.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +34,12 @@ pub struct Status {
     control: Control,
     devices: Vec<Device>,
     relays: Vec<Relay>,
+    /// The threads that carry packets, in their order.
+    #[serde(default)]
+    lanes: Vec<Lane>,
+    /// Whether the kernel brings datagrams and the host's packets to their lanes.
+    #[serde(default)]
+    steered: Steered,
     /// Where clients may reach this gateway.
     candidates: Vec<SocketAddr>,
     /// What the kernel does to many packets at once; `null` before the lane has found out.
@@ -66,6 +73,40 @@ struct Relay {
     rtt_ms: Option<f64>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Lane {
+    /// Packets that the kernel brought here although they belonged to another lane, which has got them.
+    strays: u64,
+    /// Packets between this lane's devices and a relay, whose allocation another lane holds.
+    relayed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Steered {
+    sockets: bool,
+    device: bool,
+}
+
+/// What the lanes have to say.
+#[derive(Clone)]
+pub struct Lanes {
+    /// What they hand over to each other.
+    pub crossings: Arc<Crossings>,
+    /// What the first one has opened.
+    pub opened: Arc<OnceLock<Opened>>,
+}
+
+impl Lanes {
+    fn tell(&self, status: &mut Status) {
+        let lanes = self.crossings.reports();
+        status.lanes = lanes.map(|LaneReport { strays, relayed }| Lane { strays, relayed }).collect();
+        if let Some(opened) = self.opened.get() {
+            let (sockets, device) = opened.steered;
+            status.steered = Steered { sockets, device };
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Request {
     r#do: String,
@@ -78,11 +119,12 @@ pub fn desk(
     url: Option<String>,
     progress: Arc<Progress>,
     granted: GrantedOffloads,
+    lanes: Lanes,
 ) -> Desk {
     let handle = handle.clone();
     Rc::new(move |line| {
         let (handle, session, url) = (handle.clone(), session.clone(), url.clone());
-        let (progress, granted) = (progress.clone(), granted.clone());
+        let (progress, granted, lanes) = (progress.clone(), granted.clone(), lanes.clone());
         Box::pin(async move {
             let request: Request =
                 serde_json::from_str(&line).map_err(|error| Failure::usage(chain(&error)))?;
@@ -94,6 +136,7 @@ pub fn desk(
             let mut status = status(&admitted, &peers, session.get(), progress.get().err());
             status.control.url = url;
             status.offload = granted.get().map(|offloads| offloads.report());
+            lanes.tell(&mut status);
             status.drops =
                 handle.registry().drops().into_iter().map(|(reason, n)| (reason.to_owned(), n)).collect();
             Ok(json!({ "status": status }))
@@ -151,6 +194,8 @@ fn status(
         control: Control { state: state.into(), url: None, reason: why },
         devices: devices.collect(),
         relays: relays.collect(),
+        lanes: Vec::new(),
+        steered: Steered::default(),
         candidates: peers.candidates.iter().map(|candidate| candidate.address).collect(),
         offload: None,
         drops: std::collections::BTreeMap::new(),

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actors_access::{
@@ -12,16 +12,18 @@ use actors_access::{
 };
 use actors_network::{
     EdgeDrops, FilterPlan, GrantedOffloads, HostFilter, HostFilterCommand, HostFilterConfig, KeptFilter,
-    KeptPlan, LaneSockets, LaneTun, LinkWatcher, NetworkChanged, Offloads, Resolvers, ResolversCommand,
-    ResolversConfig, Routes, RoutesCommand, RoutesConfig, SOCKET_MARK, TunConfig, TunDevice, UdpConfig,
-    UdpSocket,
+    KeptPlan, LaneSockets, LaneTun, LinkWatcher, NetworkChanged, Offload, Offloads, Resolvers,
+    ResolversCommand, ResolversConfig, Routes, RoutesCommand, RoutesConfig, SOCKET_MARK, Sharing, TunConfig,
+    TunDevice, UdpConfig, UdpSocket,
 };
 use actors_runtime::{
-    Address, Boot, Drops, Full, Intensity, LaneKind, Outlet, Registry, Reply, Restart, Row, StartError,
+    Address, Boot, Drops, Full, Intensity, LaneKind, LaneRef, Outlet, Registry, Reply, Restart, Row,
+    StartError,
 };
-use actors_tunnel::{PeerTable, Peers, PeersCommand, Router, TunnelLane};
+use actors_tunnel::{Crossings, PeerTable, Peers, PeersCommand, Router, TunnelLane};
 use ipnet::IpNet;
 use protocol_identity::{IdentityKey, WireguardKey};
+use protocol_tunnel::{Classic, Extended, Limiter, SOCKET_PROGRAM, device_program};
 use tokio::time::Instant;
 
 use crate::progress::Progress;
@@ -36,6 +38,10 @@ pub struct Gateway {
     pub granted: GrantedOffloads,
     /// UDP addresses, at most one a family.
     pub listen: Vec<SocketAddr>,
+    /// Where the packet lanes hand over to each other what belongs to another.
+    pub crossings: Arc<Crossings>,
+    /// What the first lane has opened.
+    pub opened: Arc<OnceLock<Opened>>,
     /// The host's packet filter, as long as none of the host's own addresses is a resource.
     pub filter: FilterPlan,
     /// Where the host's packet filter lives.
@@ -123,67 +129,140 @@ pub static TREE: &[Row<Gateway>] = &[
     root("ControlSession", "process", LaneKind::Control, 1024, 0, start_control_session),
 ];
 
-/// The lane's descriptors, opened by whichever actor of the lane starts first.
-fn lane(gateway: &LaneParts) -> Result<Rc<TunnelLane>, StartError> {
-    TunnelLane::here(|| {
-        let drops = EdgeDrops::new(&gateway.registry);
-        let offload = gateway.offload;
-        let socket =
-            |wanted: fn(&SocketAddr) -> bool| {
-                gateway.listen.iter().copied().find(wanted).map(|address| {
-                    UdpConfig::on(address).marked(SOCKET_MARK).offloaded(offload.gso, offload.gro)
-                })
-            };
-        let sockets =
-            LaneSockets::open(socket(SocketAddr::is_ipv4), socket(SocketAddr::is_ipv6), drops.clone())
-                .map_err(|error| StartError::failed("cannot open the UDP sockets", error))?;
-        let tun = LaneTun::open(&TunConfig { name: gateway.tun.clone(), offload: offload.tun }, drops)
-            .map_err(|error| StartError::failed("cannot open the TUN device", error))?;
-        let _ = gateway.granted.set(Offloads::granted(&sockets, &tun));
-        let drops = Drops::new(&gateway.registry);
-        Ok(TunnelLane::new(0, Instant::now(), sockets, tun, Router::gateway(), drops))
-    })
+/// What the first lane has opened, for the others to share.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The addresses that its sockets have got.
+    pub listen: Vec<SocketAddr>,
+    /// What the kernel granted.
+    pub offload: Offload,
+    /// Whether programs of ours bring packets to their lanes: the sockets', and the device's.
+    pub steered: (bool, bool),
 }
 
 /// What opening a lane needs, on its way to the lane's thread.
 struct LaneParts {
+    index: u8,
     tun: String,
     offload: Offloads,
     granted: GrantedOffloads,
     listen: Vec<SocketAddr>,
     registry: Arc<Registry>,
+    crossings: Arc<Crossings>,
+    opened: Arc<OnceLock<Opened>>,
 }
 
 impl LaneParts {
-    fn of(boot: &Boot<'_, Gateway>) -> Self {
-        Self {
-            tun: boot.context.tun.clone(),
-            offload: boot.context.offload,
-            granted: boot.context.granted.clone(),
-            listen: boot.context.listen.clone(),
-            registry: boot.registry().clone(),
+    /// Of each packet lane, with the lane.
+    fn of<'a>(boot: &'a Boot<'_, Gateway>) -> impl Iterator<Item = (&'a LaneRef, Self)> {
+        boot.lanes(LaneKind::Packet).zip(0..).map(|(lane, index)| {
+            let parts = Self {
+                index,
+                tun: boot.context.tun.clone(),
+                offload: boot.context.offload,
+                granted: boot.context.granted.clone(),
+                listen: boot.context.listen.clone(),
+                registry: boot.registry().clone(),
+                crossings: boot.context.crossings.clone(),
+                opened: boot.context.opened.clone(),
+            };
+            (lane, parts)
+        })
+    }
+
+    /// The lane's descriptors, opened by whichever actor of the lane starts first; the lanes start in their order.
+    fn lane(&self) -> Result<Rc<TunnelLane>, StartError> {
+        TunnelLane::here(|| {
+            let drops = EdgeDrops::new(&self.registry);
+            // The device first: it is what a second process must not get past.
+            let tun = match self.opened.get() {
+                None => LaneTun::open(&self.tun_config(self.offload.tun), drops.clone()),
+                Some(opened) => LaneTun::join(&self.tun_config(opened.offload), drops.clone()),
+            };
+            let tun = tun.map_err(|error| StartError::failed("cannot open the TUN device", error))?;
+            let sockets = LaneSockets::open(
+                self.socket(SocketAddr::is_ipv4),
+                self.socket(SocketAddr::is_ipv6),
+                drops.clone(),
+            )
+            .map_err(|error| StartError::failed("cannot open the UDP sockets", error))?;
+            if self.index == 0 {
+                let listen = sockets.iter().map(|socket| socket.local_addr()).collect();
+                let steered = self.steer(&sockets, &tun);
+                let _ = self.granted.set(Offloads::granted(&sockets, &tun));
+                let _ = self.opened.set(Opened { listen, offload: tun.offload(), steered });
+            }
+            let drops = Drops::new(&self.registry);
+            let router = Router::gateway(self.index, self.crossings.lanes());
+            let crossings = self.crossings.clone();
+            Ok(TunnelLane::new(self.index, Instant::now(), sockets, tun, router, drops, crossings))
+        })
+    }
+
+    fn tun_config(&self, offload: Offload) -> TunConfig {
+        TunConfig { name: self.tun.clone(), offload }
+    }
+
+    fn socket(&self, wanted: fn(&SocketAddr) -> bool) -> Option<UdpConfig> {
+        let opened = self.opened.get();
+        let listen = opened.map_or(&self.listen, |opened| &opened.listen);
+        let address = listen.iter().copied().find(wanted)?;
+        let sharing = match (self.crossings.lanes(), self.index) {
+            (1, _) => Sharing::Alone,
+            (_, 0) => Sharing::First,
+            (_, _) => Sharing::Next,
+        };
+        let config = UdpConfig::on(address).marked(SOCKET_MARK);
+        Some(UdpConfig { sharing, ..config.offloaded(self.offload.gso, self.offload.gro) })
+    }
+
+    /// Lets the kernel bring packets to their lanes. Where it refuses, they are handed over.
+    fn steer(&self, sockets: &LaneSockets, tun: &LaneTun) -> (bool, bool) {
+        let lanes = self.crossings.lanes();
+        if lanes == 1 {
+            return (false, false);
         }
+        let program = SOCKET_PROGRAM.map(Classic::bytes);
+        let sockets = sockets.iter().all(|socket| match socket.steer(&program) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "datagrams are spread over the lanes by the kernel's hash");
+                false
+            }
+        });
+        let device = match tun.steer(&device_program(lanes).map(Extended::bytes)) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(%error, "the host's packets are spread over the lanes by the kernel's memory of flows");
+                false
+            }
+        };
+        (sockets, device)
     }
 }
 
 fn start_peers(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
-    let table = boot.address::<PeerTable>("0");
+    let tables: Vec<_> =
+        LaneParts::of(boot).map(|(_, parts)| boot.address::<PeerTable>(&parts.index.to_string())).collect();
     let facts = boot.address::<Admissions>("").outlet(AdmissionsCommand::Peers);
     let tun = boot.context.tun.clone();
     boot.start::<Peers, _>(&boot.lane(LaneKind::Control)?, "", move || {
-        move || Peers::new(table.clone(), facts.clone(), tun.clone())
+        move || Peers::new(tables.clone(), facts.clone(), tun.clone())
     })?;
     Ok(())
 }
 
 fn start_peer_table(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
-    let parts = LaneParts::of(boot);
     let key = boot.context.wireguard.clone();
-    let facts = boot.address::<Peers>("").outlet(PeersCommand::Table);
-    boot.try_start::<PeerTable, _>(&boot.lane(LaneKind::Packet)?, "0", move || {
-        let lane = lane(&parts)?;
-        Ok(move || PeerTable::new(lane.clone(), key.clone(), facts.clone()))
-    })?;
+    let limiter = Limiter::new(&key.public(), Limiter::DEFAULT_LIMIT);
+    for (lane, parts) in LaneParts::of(boot) {
+        let facts = boot.address::<Peers>("").outlet(PeersCommand::Table);
+        let (key, limiter) = (key.clone(), limiter.clone());
+        boot.try_start::<PeerTable, _>(lane, &parts.index.to_string(), move || {
+            let lane = parts.lane()?;
+            Ok(move || PeerTable::new(lane.clone(), key.clone(), limiter.clone(), facts.clone()))
+        })?;
+    }
     Ok(())
 }
 
@@ -192,25 +271,28 @@ fn start_udp(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
         if !boot.context.listen.iter().any(|address| address.is_ipv4() == is_v4) {
             continue;
         }
-        let parts = LaneParts::of(boot);
-        boot.try_start::<UdpSocket, _>(&boot.lane(LaneKind::Packet)?, key, move || {
-            let lane = lane(&parts)?;
-            let sockets = lane.sockets();
-            let socket = if is_v4 { sockets.v4.clone() } else { sockets.v6.clone() };
-            let socket =
-                socket.ok_or_else(|| StartError::failed("no socket of this family", "the host lacks it"))?;
-            Ok(move || UdpSocket::new(socket.clone(), lane.clone()))
-        })?;
+        for (lane, parts) in LaneParts::of(boot) {
+            let key = if parts.index == 0 { key.to_owned() } else { format!("{key}-{}", parts.index) };
+            boot.try_start::<UdpSocket, _>(lane, &key, move || {
+                let lane = parts.lane()?;
+                let sockets = lane.sockets();
+                let socket = if is_v4 { sockets.v4.clone() } else { sockets.v6.clone() };
+                let socket = socket
+                    .ok_or_else(|| StartError::failed("no socket of this family", "the host lacks it"))?;
+                Ok(move || UdpSocket::new(socket.clone(), lane.clone()))
+            })?;
+        }
     }
     Ok(())
 }
 
 fn start_tun(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
-    let parts = LaneParts::of(boot);
-    boot.try_start::<TunDevice, _>(&boot.lane(LaneKind::Packet)?, "0", move || {
-        let lane = lane(&parts)?;
-        Ok(move || TunDevice::new(lane.tun().clone(), lane.clone()))
-    })?;
+    for (lane, parts) in LaneParts::of(boot) {
+        boot.try_start::<TunDevice, _>(lane, &parts.index.to_string(), move || {
+            let lane = parts.lane()?;
+            Ok(move || TunDevice::new(lane.tun().clone(), lane.clone()))
+        })?;
+    }
     Ok(())
 }
 
@@ -286,6 +368,7 @@ fn start_admissions(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
         wireguard: gateway.wireguard.clone(),
         ceiling: gateway.ceiling.clone(),
         tun: gateway.tun.clone(),
+        lanes: gateway.crossings.lanes(),
         lookup: lookup(boot.address::<Resolvers>("")),
         pins: Some(gateway.pins.clone()),
         ready: Box::new(move || progress.serving()),

@@ -10,7 +10,7 @@ use protocol_control::{Answer, Applied, FromNode, ResourceAddress, UnsignedAnswe
 use protocol_filter::{GatewayRules, PeerGrants};
 use protocol_identity::{DeviceId, GrantId};
 use protocol_traversal::Hygiene;
-use protocol_tunnel::TunnelIndex;
+use protocol_tunnel::{TunnelIndex, lane_of};
 use tokio::time::Instant;
 
 use super::{Admissions, FORGET_AFTER, OWN_FOR, REFRESH_NAMES, TRY_AGAIN, candidate_addresses};
@@ -172,12 +172,13 @@ impl Admissions {
         let Some((gateway, addresses)) = self.gateway else { return };
         let Some(device) = self.devices.get(&device) else { return };
         let Some(held) = device.grants.get(&grant) else { return };
+        let lane = lane_of(device.inner.v4.into(), self.settings.lanes);
         let unsigned = UnsignedAnswer {
             gateway,
             grant,
             wireguard: self.settings.wireguard.public(),
             ciphertext: device.ciphertext.clone(),
-            index: TunnelIndex { slot: device.slot, lane: 0 }.receiver_index(),
+            index: TunnelIndex { slot: device.slot, lane }.receiver_index(),
             device_index: device.offer.index,
             addresses,
             candidates: self.candidates.clone(),

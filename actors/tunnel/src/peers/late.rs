@@ -7,6 +7,7 @@ use std::time::Duration;
 use actors_runtime::Cx;
 
 use super::Peers;
+use crate::lane::Neighbour;
 use crate::peer_table::TableCommand;
 use crate::router::RouterChange;
 
@@ -39,14 +40,15 @@ impl Late {
             TableCommand::Install(config) => {
                 self.slots.insert(config.slot);
             }
-            TableCommand::Remove { slot }
+            TableCommand::Neighbour { slot, .. }
+            | TableCommand::Remove { slot }
             | TableCommand::Apply { slot, .. }
             | TableCommand::Revoke { slot, .. }
             | TableCommand::Candidates { slot, .. }
             | TableCommand::Hygiene { slot, .. } => {
                 self.slots.insert(slot);
             }
-            TableCommand::Links(_) => self.links = true,
+            TableCommand::Links(_) | TableCommand::Away(_) => self.links = true,
             TableCommand::Retain(_) => self.retain = true,
             TableCommand::Permit(addresses) => self.permit.extend(addresses),
             TableCommand::Route(changes) => self.routes.extend(changes),
@@ -59,12 +61,13 @@ impl Late {
 }
 
 impl Peers {
-    /// Tells the table; what does not fit is told later, behind what is late already.
-    pub(super) fn tell(&mut self, command: TableCommand, cx: &mut Cx<Self>) {
-        let order_matters = matches!(&command, TableCommand::Route(_)) && !self.late.routes.is_empty();
-        let rejected = if order_matters { Some(command) } else { self.try_tell(command) };
-        if let Some(command) = rejected {
-            self.late.add(command);
+    /// Tells a lane's table; what does not fit is told later, behind what is late already.
+    pub(super) fn tell(&mut self, lane: u8, command: TableCommand, cx: &mut Cx<Self>) {
+        let Some(late) = self.late.get(usize::from(lane)) else { return };
+        let order_matters = matches!(&command, TableCommand::Route(_)) && !late.routes.is_empty();
+        let rejected = if order_matters { Some(command) } else { self.try_tell(lane, command) };
+        if let (Some(command), Some(late)) = (rejected, self.late.get_mut(usize::from(lane))) {
+            late.add(command);
             cx.count_drop("table_command_late", 1);
             if cx.wakes_at().is_none() {
                 cx.wake_after(TRY_AGAIN);
@@ -72,62 +75,79 @@ impl Peers {
         }
     }
 
-    fn try_tell(&self, command: TableCommand) -> Option<TableCommand> {
-        self.table.tell(command).err().map(actors_runtime::Rejected::into_inner)
+    fn try_tell(&self, lane: u8, command: TableCommand) -> Option<TableCommand> {
+        let table = self.tables.get(usize::from(lane))?;
+        table.tell(command).err().map(actors_runtime::Rejected::into_inner)
+    }
+
+    fn does_not_fit(&self, lane: u8, command: TableCommand) -> bool {
+        self.try_tell(lane, command).is_some()
     }
 
     /// Tells what is late, as far as there is room.
     pub(super) fn catch_up(&mut self, cx: &mut Cx<Self>) {
-        self.tell_late();
-        if self.late.is_empty() { cx.wake_never() } else { cx.wake_after(TRY_AGAIN) }
+        for lane in self.lanes() {
+            let late = self.late.get_mut(usize::from(lane)).map(std::mem::take).unwrap_or_default();
+            let late = self.tell_late(lane, late);
+            if let Some(place) = self.late.get_mut(usize::from(lane)) {
+                *place = late;
+            }
+        }
+        if self.late.iter().all(Late::is_empty) { cx.wake_never() } else { cx.wake_after(TRY_AGAIN) }
     }
 
-    fn tell_late(&mut self) {
-        if self.late.announce {
-            self.late.announce = self.try_tell(TableCommand::Announce).is_some();
+    /// What is late still.
+    fn tell_late(&self, lane: u8, mut late: Late) -> Late {
+        if late.announce {
+            late.announce = self.does_not_fit(lane, TableCommand::Announce);
         }
-        if self.late.retain {
+        if late.retain {
             let slots = self.peers.keys().copied().collect();
-            self.late.retain = self.try_tell(TableCommand::Retain(slots)).is_some();
+            late.retain = self.does_not_fit(lane, TableCommand::Retain(slots));
         }
-        if self.late.links {
-            self.late.links = self.try_tell(self.links_wanted()).is_some();
+        if late.links {
+            late.links = self.does_not_fit(lane, self.links_wanted(lane));
         }
-        while let Some(slot) = self.late.slots.first().copied() {
-            if !self.tell_slot(slot) {
-                return;
+        while let Some(slot) = late.slots.first().copied() {
+            if !self.tell_slot(lane, slot) {
+                return late;
             }
-            self.late.slots.remove(&slot);
+            late.slots.remove(&slot);
         }
-        if !self.late.permit.is_empty() {
-            let addresses = self.late.permit.iter().copied().collect();
-            if self.try_tell(TableCommand::Permit(addresses)).is_none() {
-                self.late.permit.clear();
-            }
-        }
-        if self.late.network {
-            self.late.network = self.try_tell(TableCommand::NetworkChanged).is_some();
-        }
-        if !self.late.routes.is_empty() {
-            let changes = std::mem::take(&mut self.late.routes);
-            if let Some(TableCommand::Route(changes)) = self.try_tell(TableCommand::Route(changes)) {
-                self.late.routes = changes;
+        if !late.permit.is_empty() {
+            let addresses = late.permit.iter().copied().collect();
+            if !self.does_not_fit(lane, TableCommand::Permit(addresses)) {
+                late.permit.clear();
             }
         }
+        if late.network {
+            late.network = self.does_not_fit(lane, TableCommand::NetworkChanged);
+        }
+        if !late.routes.is_empty() {
+            let changes = std::mem::take(&mut late.routes);
+            if let Some(TableCommand::Route(changes)) = self.try_tell(lane, TableCommand::Route(changes)) {
+                late.routes = changes;
+            }
+        }
+        late
     }
 
     /// Tells everything about one place. `false`: not all of it fitted.
-    fn tell_slot(&self, slot: u16) -> bool {
+    fn tell_slot(&self, lane: u8, slot: u16) -> bool {
         let Some(entry) = self.peers.get(&slot) else {
-            return self.try_tell(TableCommand::Remove { slot }).is_none();
+            return !self.does_not_fit(lane, TableCommand::Remove { slot });
         };
+        if entry.lane != lane {
+            let neighbour = Neighbour { lane: entry.lane, public: entry.config.public };
+            return !self.does_not_fit(lane, TableCommand::Neighbour { slot, neighbour });
+        }
         let version = entry.revoked;
         let in_force = entry.apply.as_ref().map(|apply| apply.grants.version());
         let is_blocked = in_force.unwrap_or_default() < version;
-        self.try_tell(TableCommand::Install(Box::new(entry.config.clone()))).is_none()
-            && (!is_blocked || self.try_tell(TableCommand::Revoke { slot, version }).is_none())
+        !self.does_not_fit(lane, TableCommand::Install(Box::new(entry.config.clone())))
+            && (!is_blocked || !self.does_not_fit(lane, TableCommand::Revoke { slot, version }))
             && entry.apply.as_ref().is_none_or(|apply| {
-                self.try_tell(TableCommand::Apply { slot, apply: Box::new(apply.clone()) }).is_none()
+                !self.does_not_fit(lane, TableCommand::Apply { slot, apply: Box::new(apply.clone()) })
             })
     }
 }

@@ -8,6 +8,7 @@ use protocol_control::RelayOffer;
 use protocol_identity::RelayId;
 use protocol_stun::Credentials;
 use protocol_traversal::RelaySlot;
+use protocol_tunnel::RELAY_LANE;
 
 use super::Peers;
 use crate::peer_table::TableCommand;
@@ -26,8 +27,13 @@ pub(super) struct Link {
 }
 
 impl Peers {
-    pub(super) fn links_wanted(&self) -> TableCommand {
-        TableCommand::Links(self.links.values().map(|link| link.config.clone()).collect())
+    /// The lane that holds the allocations is told which to hold, the others which are held.
+    pub(super) fn links_wanted(&self, lane: u8) -> TableCommand {
+        if lane == RELAY_LANE {
+            return TableCommand::Links(self.links.values().map(|link| link.config.clone()).collect());
+        }
+        let held = self.links.values().filter(|link| !link.relayed.is_empty());
+        TableCommand::Away(held.map(|link| (link.config.slot, link.config.address)).collect())
     }
 
     /// Chooses among the offered relays, and keeps what is known of those that stay.
