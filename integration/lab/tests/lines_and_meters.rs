@@ -14,6 +14,8 @@ fn a_lossy_line_loses_about_what_it_was_told() {
     let street = street(Nat::PortRestricted);
     let _echo = server(&street.far, "echo", "udp-echo --listen 203.0.113.1:4000");
     let ping = "udp-ping --to 203.0.113.1:4000 --rate 1000 --seconds 1";
+    // Neighbours are found first: a lost question about one holds everything up for a second.
+    ask(&street.home, "udp-ping --to 203.0.113.1:4000 --rate 50 --seconds 0.2");
 
     street.home.lose("eth0", 300).unwrap();
     let lossy = ask(&street.home, ping);

@@ -1,6 +1,6 @@
 //! Each kind of NAT does to real UDP packets what its name says.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod street;
 
@@ -13,10 +13,10 @@ use street::{Street, ask, server, street, tool};
 fn mapped(street: &Street) -> (String, String) {
     let _one = server(&street.far, "one", "udp-observe --listen 203.0.113.1:4000");
     let _other = server(&street.far, "other", "udp-observe --listen 203.0.113.2:4000");
-    let answers = ask(
-        &street.home,
-        "udp-send --bind 192.168.7.2:5000 --to 203.0.113.1:4000 --to 203.0.113.2:4000 --answers 2 --listen-ms 3000",
-    );
+    let send = "udp-send --bind 192.168.7.2:5000 --to 203.0.113.1:4000 --to 203.0.113.2:4000 --answers 2 --listen-ms 1500";
+    // A busy machine may lose a datagram; a NAT that lets none through loses all of them.
+    let mut tries = (0..3).map(|_| ask(&street.home, send));
+    let answers = tries.find(|answers| answers.as_array().unwrap().len() == 2).expect("two answers");
     let seen_by = |address: &str| {
         let answers = answers.as_array().unwrap();
         let answer = answers.iter().find(|answer| answer["from"] == address).unwrap();
