@@ -1,3 +1,5 @@
+//! Which country an address is in, out of small databases written here.
+
 use std::net::Ipv6Addr;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Plans out of policy files: what changes, who gains and loses, and which test fails where.
+
 use super::*;
 use crate::testing::{group, noon, policy, principal, resource, site};
 

@@ -1,3 +1,5 @@
+//! Policy files are read and written, and what is wrong in them is named with its line.
+
 use super::*;
 
 const FILE: &str = r#"# Who reaches what.

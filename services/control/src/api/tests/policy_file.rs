@@ -1,3 +1,5 @@
+//! Policy files through the API.
+
 use serde_json::{Value, json};
 
 use super::stage::Stage;
