@@ -44,6 +44,14 @@ pub enum StorageError {
     /// What the caller's own closure found wrong.
     #[error("{0}")]
     Refused(String),
+    /// It is not as the caller last saw it.
+    #[error("{kind} {name} was changed meanwhile")]
+    Changed {
+        /// What.
+        kind: Kind,
+        /// Its name or id.
+        name: String,
+    },
     /// The token is not accepted for this installation.
     #[error("the token belongs to another installation")]
     OtherInstallation,
@@ -66,6 +74,9 @@ pub enum StorageError {
 
 /// Changes one record inside the transaction that writes it.
 pub type Patch = Box<dyn FnOnce(&mut Object) -> Result<(), StorageError> + Send>;
+
+/// Looks at one record inside the transaction, before what follows.
+pub type Expectation = Box<dyn FnOnce(&Object) -> Result<(), StorageError> + Send>;
 
 /// A node that says hello with a token.
 #[derive(Debug, Clone)]
@@ -90,6 +101,8 @@ pub enum Op {
     Put(Object),
     /// Reads, changes and writes a record.
     Patch(Kind, Key, Patch),
+    /// Looks at a record and refuses the whole change when it is not as expected. Leaves no row in the log.
+    Expect(Kind, Key, Expectation),
     /// Deletes a record, and what belongs to it.
     Delete(Kind, Key),
     /// Deletes a grant if it is there, and notes why it ended.

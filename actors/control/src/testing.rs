@@ -138,6 +138,7 @@ pub(crate) fn token(kind: TokenKind, name: &str) -> Token {
         region: None,
         latitude: None,
         longitude: None,
+        scopes: std::collections::BTreeSet::new(),
         many: true,
         identity: None,
         expires_at: None,

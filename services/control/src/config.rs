@@ -112,15 +112,20 @@ impl Config {
         let max_partition =
             control.max_partition.map_or(Ok(Duration::from_secs(24 * 3600)), |text| duration(&text))?;
         let account = control.account.unwrap_or_else(|| "default".into());
-        if account.is_empty()
-            || account.len() > 64
-            || !account.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-        {
+        if !is_name(&account) {
             return Err(Failure::usage(format!("--account `{account}` is no name"))
                 .fix("write 1 to 64 letters, digits, dots, hyphens and underscores"));
         }
         Ok(Self { settings: common.resolve(PROGRAM)?, listen, public_url, tls, account, max_partition })
     }
+}
+
+/// Whether it can be the name of an account or a token.
+pub fn is_name(text: &str) -> bool {
+    text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && text.len() <= 64
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && uuid::Uuid::parse_str(text).is_err()
 }
 
 /// Checks an address that nodes are told, and takes the slash at its end off.

@@ -83,6 +83,19 @@ pub async fn prepare(config: &Config) -> Result<Prepared, Failure> {
     })
 }
 
+/// The database of a state directory that is set up.
+///
+/// # Errors
+/// When there is none, or it cannot be used.
+pub async fn open_existing(config: &Config) -> Result<Sqlite, Failure> {
+    let database = config.settings.state_dir.join("control.sqlite");
+    if !database.exists() {
+        return Err(Failure::failed(format!("there is no database {}", database.display()))
+            .fix("set it up with `postern-control init`, or name the right --state-dir"));
+    }
+    Sqlite::open(&database).await.map_err(|error| cannot_open(&database, &error))
+}
+
 fn cannot_open(database: &Path, error: &StorageError) -> Failure {
     let failure =
         Failure::failed(format!("cannot use the database {}: {}", database.display(), with_cause(error)));

@@ -14,7 +14,7 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use crate::model::{
-    Device, Gateway, Grant, GrantState, Group, Object, Policy, Principal, Relay, Resource, Site, Token,
+    Device, Gateway, Grant, GrantState, Group, Object, Policy, Principal, Relay, Resource, Scope, Site, Token,
     parse_address, parse_filter, write_address, write_filter,
 };
 use crate::storage::StorageError;
@@ -74,6 +74,7 @@ pub(super) fn values(object: &Object) -> Result<Vec<Value>, StorageError> {
             optional(it.region.as_ref()),
             Value::Real(it.latitude),
             Value::Real(it.longitude),
+            text(scopes(&it.scopes)),
             number(it.many),
             optional(it.identity.as_ref()),
             millis(it.expires_at),
@@ -192,6 +193,17 @@ fn host(row: &SqliteRow) -> Result<u32, StorageError> {
     u32::try_from(row.try_get::<i64, _>("host")?).map_err(|_| StorageError::Damaged("host"))
 }
 
+/// Scopes, separated by commas.
+fn scopes(scopes: &BTreeSet<Scope>) -> String {
+    scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(",")
+}
+
+fn read_scopes(text: &str) -> Result<BTreeSet<Scope>, StorageError> {
+    let known = |name: &str| Scope::ALL.into_iter().find(|scope| scope.name() == name);
+    let names = text.split(',').filter(|name| !name.is_empty());
+    names.map(|name| known(name).ok_or(StorageError::Damaged("token"))).collect()
+}
+
 fn token_kind(kind: TokenKind) -> &'static str {
     match kind {
         TokenKind::Admin => "admin",
@@ -245,6 +257,7 @@ pub(super) fn read_token(row: &SqliteRow) -> Result<Object, StorageError> {
         region: row.try_get("region")?,
         latitude: row.try_get("latitude")?,
         longitude: row.try_get("longitude")?,
+        scopes: read_scopes(row.try_get("scopes")?)?,
         many: row.try_get("many")?,
         identity: optional_text(row, "identity")?,
         expires_at: optional_timestamp(row, "expires_at")?,

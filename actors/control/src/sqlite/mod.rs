@@ -21,11 +21,14 @@ use sqlx::sqlite::{
 use sqlx::{Row as _, SqlSafeStr as _};
 use uuid::Uuid;
 
-use crate::model::{Account, Group, Key, Kind, Object, Token};
+use crate::model::{Account, Group, Key, Kind, Object, Scope, Token};
 use crate::storage::{Committed, Everything, LogRow, Op, Page, Pending, Storage, StorageError, Write};
 use columns::{timestamp, uuid};
 
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "start", include_str!("../../migrations/0001_start.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "start", include_str!("../../migrations/0001_start.sql")),
+    (2, "scopes", include_str!("../../migrations/0002_scopes.sql")),
+];
 
 /// Connections that read. SQLite readers do not block each other; more than a few only cost memory.
 const READERS: u32 = 4;
@@ -108,7 +111,7 @@ impl Storage for Sqlite {
             let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
             let mut changes = Vec::with_capacity(ops.len());
             for op in ops {
-                changes.push(write::apply(&mut transaction, account, &by, at, op).await?);
+                changes.extend(write::apply(&mut transaction, account, &by, at, op).await?);
             }
             transaction.commit().await?;
             Ok(Committed { account, changes })
@@ -243,6 +246,7 @@ impl Storage for Sqlite {
                     region: None,
                     latitude: None,
                     longitude: None,
+                    scopes: BTreeSet::from([Scope::Admin]),
                     many: true,
                     identity: None,
                     expires_at: None,

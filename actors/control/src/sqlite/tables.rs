@@ -98,6 +98,7 @@ fn layout(kind: Kind) -> Layout {
                 "region",
                 "latitude",
                 "longitude",
+                "scopes",
                 "many",
                 "identity",
                 "expires_at",

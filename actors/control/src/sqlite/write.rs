@@ -17,7 +17,7 @@ pub(super) async fn apply(
     by: &str,
     at: Timestamp,
     op: Op,
-) -> Result<Change, StorageError> {
+) -> Result<Option<Change>, StorageError> {
     let log = |action, kind: Kind, id, name, detail| LogEntry {
         account,
         at,
@@ -29,12 +29,12 @@ pub(super) async fn apply(
         detail,
     };
     let nothing = json!({});
-    match op {
+    let change = match op {
         Op::Create(object) => {
             put(db, account, &object, false).await?;
             let (id, name) = (object.id(), object.name());
             let sequence = log("created", object.kind(), Some(id), name, &nothing).write(db).await?;
-            Ok(Change { sequence, action: Action::Put(object) })
+            Change { sequence, action: Action::Put(object) }
         }
         Op::Put(object) => {
             put(db, account, &object, true).await?;
@@ -47,7 +47,7 @@ pub(super) async fn apply(
                 _ => nothing,
             };
             let sequence = log(action, object.kind(), Some(id), name, &detail).write(db).await?;
-            Ok(Change { sequence, action: Action::Put(object) })
+            Change { sequence, action: Action::Put(object) }
         }
         Op::Patch(kind, key, patch) => {
             let not_found = || StorageError::NotFound { kind, key: key.to_string() };
@@ -56,7 +56,13 @@ pub(super) async fn apply(
             put(db, account, &object, true).await?;
             let (id, name) = (object.id(), object.name());
             let sequence = log("updated", kind, Some(id), name, &nothing).write(db).await?;
-            Ok(Change { sequence, action: Action::Put(object) })
+            Change { sequence, action: Action::Put(object) }
+        }
+        Op::Expect(kind, key, expectation) => {
+            let not_found = || StorageError::NotFound { kind, key: key.to_string() };
+            let object = tables::find(db, account, kind, &key).await?.ok_or_else(not_found)?;
+            expectation(&object)?;
+            return Ok(None);
         }
         Op::Delete(kind, key) => {
             let not_found = || StorageError::NotFound { kind, key: key.to_string() };
@@ -68,26 +74,27 @@ pub(super) async fn apply(
             tables::delete(db, account, kind, object.id()).await?;
             let action = if kind == Kind::Grant { "revoked" } else { "deleted" };
             let sequence = log(action, kind, Some(object.id()), object.name(), &nothing).write(db).await?;
-            Ok(Change { sequence, action: Action::Deleted(kind, object.id()) })
+            Change { sequence, action: Action::Deleted(kind, object.id()) }
         }
         Op::End(grant, detail) => {
             tables::delete(db, account, Kind::Grant, grant.0).await?;
             let sequence = log("ended", Kind::Grant, Some(grant.0), None, &detail).write(db).await?;
-            Ok(Change { sequence, action: Action::Deleted(Kind::Grant, grant.0) })
+            Change { sequence, action: Action::Deleted(Kind::Grant, grant.0) }
         }
         Op::Join(join) => {
             let (object, action) = join::join(db, account, at, *join).await?;
             put(db, account, &object, true).await?;
             let sequence =
                 log(action, object.kind(), Some(object.id()), object.name(), &nothing).write(db).await?;
-            Ok(Change { sequence, action: Action::Put(object) })
+            Change { sequence, action: Action::Put(object) }
         }
         Op::Note(note) => {
             let name = note.name.as_deref();
             let sequence = log(note.action, note.kind, note.id, name, &note.detail).write(db).await?;
-            Ok(Change { sequence, action: Action::Noted })
+            Change { sequence, action: Action::Noted }
         }
-    }
+    };
+    Ok(Some(change))
 }
 
 /// Writes a record; a name that is taken is told apart from other failures.

@@ -31,6 +31,7 @@ kinds! {
     DEVICE = "device", "devices", ["NAME": "/name", "PRINCIPAL": "/principal", "STATE": "/state", "VERIFIED": "/verified", "ADDRESS": "/inner_ipv4", "LAST SEEN": "/last_seen_at"];
     GATEWAY_TOKEN = "gateway-token", "gateway-tokens", ["NAME": "/name", "SITE": "/site", "EXPIRES": "/expires_at", "LAST USED": "/last_used_at", "ID": "/id"];
     RELAY_TOKEN = "relay-token", "relay-tokens", ["NAME": "/name", "REGION": "/region", "EXPIRES": "/expires_at", "LAST USED": "/last_used_at", "ID": "/id"];
+    ADMIN_TOKEN = "admin-token", "admin-tokens", ["NAME": "/name", "SCOPES": "/scopes", "EXPIRES": "/expires_at", "LAST USED": "/last_used_at", "ID": "/id"];
     RESOURCE = "resource", "resources", ["NAME": "/name", "KIND": "/kind", "ADDRESS": "/address", "SITE": "/site", "FILTERS": "/filters", "LISTED": "/listed"];
     GROUP = "group", "groups", ["NAME": "/name", "KIND": "/kind", "MEMBERS": "/members"];
     SERVICE_ACCOUNT = "service-account", "service-accounts", ["NAME": "/name", "GROUPS": "/groups", "DISABLED": "/disabled", "CREATED": "/created_at"];
@@ -124,6 +125,15 @@ impl Create for cli::RelayTokenCreate {
     }
 }
 
+impl Create for cli::AdminTokenCreate {
+    fn body(&self) -> Map<String, Value> {
+        let mut body =
+            object([("name", self.name.clone().map(Value::from)), ("scopes", some_list(&self.scopes))]);
+        body.extend(self.token.body());
+        body
+    }
+}
+
 impl Create for cli::ServiceAccountCreate {
     fn body(&self) -> Map<String, Value> {
         let mut body = object([
@@ -187,7 +197,12 @@ impl Change for cli::DeviceUpdate {
 
 impl Change for cli::TokenUpdate {
     fn body(&self) -> Result<Map<String, Value>, Failure> {
-        Err(Failure::usage("a token is never changed").fix("create another one, and delete this one"))
+        let expires = match (self.expires, self.never_expires) {
+            (Some(end), _) => Some(json!(end.as_secs())),
+            (None, true) => Some(Value::Null),
+            (None, false) => None,
+        };
+        Ok(object([("name", self.new_name.clone().map(Value::from)), ("expires_in_seconds", expires)]))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::header;
@@ -11,7 +12,9 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use super::problem::{Code, Problem};
 
 /// The largest body, bytes.
-pub const MAX_BODY: usize = 64 * 1024;
+pub const MAX_BODY: usize = 1024 * 1024;
+/// How long a body may take to come.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// The longest name.
 const MAX_NAME: usize = 64;
 /// The longest description.
@@ -26,32 +29,40 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let is_json = request.content_type().eq_ignore_ascii_case("application/json");
-        let announced = request
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         let payload = web::Payload::from_request(request, payload).into_inner();
+        let announced = announced(request);
         Box::pin(async move {
-            let too_large =
-                || Problem::new(Code::TooLarge, format!("the body is over {MAX_BODY} bytes; send less"));
             if !is_json {
                 return Err(Problem::new(
                     Code::UnsupportedMediaType,
                     "the body must be JSON; send Content-Type: application/json",
                 ));
             }
-            if announced.is_some_and(|length| length > MAX_BODY) {
-                return Err(too_large());
-            }
             let payload = payload.map_err(|_| Problem::new(Code::Invalid, "the body could not be read"))?;
-            let bytes = payload
-                .to_bytes_limited(MAX_BODY)
-                .await
-                .map_err(|_| too_large())?
-                .map_err(|_| Problem::new(Code::Invalid, "the body could not be read"))?;
+            let bytes = read(payload, announced).await?;
             parse(&bytes).map(Self)
         })
     }
+}
+
+/// How long the body is, as the client says.
+pub fn announced(request: &HttpRequest) -> Option<usize> {
+    request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok())
+}
+
+/// Reads a body, bounded in size and in time.
+pub async fn read(payload: web::Payload, announced: Option<usize>) -> Result<web::Bytes, Problem> {
+    let too_large = || Problem::new(Code::TooLarge, format!("the body is over {MAX_BODY} bytes; send less"));
+    if announced.is_some_and(|length| length > MAX_BODY) {
+        return Err(too_large());
+    }
+    let late = || {
+        let seconds = BODY_WITHIN.as_secs();
+        Problem::new(Code::Timeout, format!("the body did not come within {seconds} s; send it at once"))
+    };
+    let whole = tokio::time::timeout(BODY_WITHIN, payload.to_bytes_limited(MAX_BODY)).await;
+    let whole = whole.map_err(|_| late())?.map_err(|_| too_large())?;
+    whole.map_err(|_| Problem::new(Code::Invalid, "the body could not be read"))
 }
 
 /// Reads JSON; an error names the field.
@@ -107,9 +118,11 @@ pub fn check_name(name: &str) -> Result<(), Problem> {
 /// Checks a description.
 pub fn check_description(description: Option<&str>) -> Result<(), Problem> {
     match description {
-        Some(text) if text.len() > MAX_DESCRIPTION => {
-            Err(Problem::field("description", format!("longer than {MAX_DESCRIPTION} bytes; write less")))
+        Some(text) if text.chars().count() > MAX_DESCRIPTION => {
+            Err(Problem::field("description", format!("longer than {MAX_DESCRIPTION} characters; write less")))
         }
+        // PostgreSQL keeps no such text, and nobody means it.
+        Some(text) if text.contains('\0') => Err(Problem::field("description", "it holds a zero character")),
         Some(_) | None => Ok(()),
     }
 }

@@ -11,12 +11,14 @@ use uuid::Uuid;
 
 use super::auth::Admin;
 use super::body::{check_name, present};
-use super::collection::{Change, Collection, Create, Names, Online, Ref, resolve_all};
+use super::collection::{Change, Collection, Create, Filter, Names, Online, Ref, YES_NO, resolve_all};
 use super::problem::Problem;
 use super::{Api, time};
 
 /// The most time windows, networks or demands on posture in one rule.
 const MAX_PARTS: usize = 64;
+/// The longest session: a hundred years, in seconds.
+const LONGEST: u64 = 100 * 365 * 24 * 3600;
 
 /// A policy.
 #[derive(Debug, Serialize, ToSchema)]
@@ -133,8 +135,23 @@ fn check_conditions(conditions: &Conditions) -> Result<(), Problem> {
             format!("{country} is no country code; write two capital letters such as DE"),
         ));
     }
+    if let Some(provider) = conditions.providers.iter().find(|text| !is_line(text, 256)) {
+        return Err(Problem::field(
+            "conditions.providers",
+            format!("{} is no provider; write 1 to 256 characters on one line", provider.escape_debug()),
+        ));
+    }
+    if conditions.session_age_seconds.is_some_and(|seconds| seconds > LONGEST) {
+        return Err(Problem::field("conditions.session_age_seconds", "write at most a hundred years"));
+    }
     for (n, posture) in conditions.posture.iter().enumerate() {
-        if posture.attribute.is_empty() || posture.attribute.len() > 64 {
+        if let Some(value) = posture.is.iter().find(|text| !is_line(text, 256)) {
+            return Err(Problem::field(
+                format!("conditions.posture[{n}].is"),
+                format!("{} is no value; write 1 to 256 characters on one line", value.escape_debug()),
+            ));
+        }
+        if !is_line(&posture.attribute, 64) {
             return Err(Problem::field(
                 format!("conditions.posture[{n}].attribute"),
                 "write os, os_version or client_version",
@@ -144,12 +161,18 @@ fn check_conditions(conditions: &Conditions) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Whether it is one line of so many characters.
+fn is_line(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.chars().count()) && !text.chars().any(|c| c.is_ascii_control())
+}
+
 fn check_longest(seconds: Option<u64>) -> Result<(), Problem> {
     match seconds {
-        Some(0) => {
-            Err(Problem::field("max_session_seconds", "write at least 1, or leave it out for no limit"))
-        }
-        Some(_) | None => Ok(()),
+        Some(1..=LONGEST) | None => Ok(()),
+        Some(_) => Err(Problem::field(
+            "max_session_seconds",
+            "write 1 second to 100 years, or leave it out for no limit",
+        )),
     }
 }
 
@@ -161,6 +184,7 @@ impl Collection for Policies {
     const NOUN: &'static str = "policy";
     type Record = Policy;
     type View = PolicyView;
+    const FILTERS: &'static [Filter] = &[Filter::one_of("effect", &["allow", "deny"]), Filter::one_of("enabled", YES_NO), Filter::by_ref("group"), Filter::by_ref("resource")];
 
     async fn view(_: &Api, it: Policy, names: &mut Names<'_>, _: &Online) -> Result<PolicyView, Problem> {
         Ok(PolicyView {

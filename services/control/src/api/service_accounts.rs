@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::auth::Admin;
 use super::body::check_name;
-use super::collection::{Change, Collection, Create, Names, Online, Ref, patch, resolve_all};
+use super::collection::{Change, Collection, Create, Filter, Names, Online, Ref, YES_NO, patch, resolve_all};
 use super::problem::Problem;
 use super::tokens::{self, TokenCreated};
 use super::{Api, time};
@@ -76,6 +76,7 @@ impl Collection for ServiceAccounts {
     const NOUN: &'static str = "service account";
     type Record = Principal;
     type View = ServiceAccountView;
+    const FILTERS: &'static [Filter] = &[Filter::by_ref("group"), Filter::one_of("disabled", YES_NO)];
 
     async fn view(
         api: &Api,

@@ -1,4 +1,6 @@
 mod nodes;
 mod openapi;
+mod quality;
 mod rest;
 mod stage;
+mod walls;
