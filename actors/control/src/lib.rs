@@ -9,7 +9,7 @@ pub mod keys;
 pub mod link;
 pub mod model;
 pub mod relay_registry;
-pub mod sqlite;
+pub mod sql;
 pub mod storage;
 pub mod store;
 

@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    time::Instant,
 };
 
-use integration_lab::{cargo_target_dir, program, wait};
+use integration_lab::cargo_target_dir;
+use integration_scenarios::Alone;
 
 /// The version that this was seen with; another one invents other requests.
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
@@ -39,67 +40,24 @@ fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap()
 }
 
-/// Control on the loopback; ends with the test.
-struct Control(Child);
-
-impl Drop for Control {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn control(dir: &Path, port: u16, metrics: u16) -> Control {
-    let log = std::fs::File::create(dir.join("control.log")).unwrap();
-    let child = Command::new(program("postern-control").unwrap())
-        .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
-        .args(["--metrics-listen", &format!("127.0.0.1:{metrics}")])
-        .arg("--state-dir")
-        .arg(dir.join("state"))
-        .arg("--run-dir")
-        .arg(dir.join("run"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let control = Control(child);
-    wait::until_true("control is ready", Duration::from_secs(20), || {
-        let ready = Command::new("curl").args(["-sf", &format!("http://127.0.0.1:{metrics}/readyz")]).output()?;
-        Ok(ready.status.success())
-    })
-    .unwrap();
-    control
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 #[test]
 fn no_request_gets_an_answer_that_the_document_does_not_promise() {
     let tool = schemathesis();
-    let dir = std::env::temp_dir().join(format!("pstn-schemathesis-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let (port, metrics) = (free_port(), free_port());
-    let control = control(&dir, port, metrics);
-    let token = std::fs::read_to_string(dir.join("state/admin.token")).unwrap();
+    let control = Alone::start("schemathesis", &[], &[]).unwrap();
+    let token = std::fs::read_to_string(control.state().join("admin.token")).unwrap();
 
     let started = Instant::now();
     let done = run(Command::new(&tool)
-        .current_dir(&dir)
+        .current_dir(control.dir())
         .arg("run")
-        .arg(format!("https://127.0.0.1:{port}/api/v1/openapi.json"))
+        .arg(format!("{}/api/v1/openapi.json", control.url()))
         .args(["--checks", "all", "--seed", "1", "--max-examples", "50"])
         .args(["--tls-verify", "false", "--no-color"])
         .args(["--header", &format!("Authorization: Bearer {}", token.trim())]));
     let took = started.elapsed();
 
     let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    let log = std::fs::read_to_string(dir.join("control.log")).unwrap_or_default();
-    drop(control);
-    let _ = std::fs::remove_dir_all(&dir);
+    let log = control.log();
     assert!(done.status.success(), "{said}\n\ncontrol said:\n{log}");
     assert!(!log.contains("panicked"), "{log}");
     eprintln!("schemathesis took {took:?}");

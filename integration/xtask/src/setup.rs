@@ -17,7 +17,7 @@ const fn tool(program: &'static str, package: &'static str, demo: bool) -> Tool 
     Tool { program, package, demo }
 }
 
-const TOOLS: [Tool; 12] = [
+const TOOLS: [Tool; 13] = [
     tool("nft", "nftables", true),
     tool("ip", "iproute2", true),
     tool("tc", "iproute2", true),
@@ -27,6 +27,7 @@ const TOOLS: [Tool; 12] = [
     tool("mount", "mount", true),
     tool("iperf3", "iperf3", false),
     tool("turnutils_uclient", "coturn", false),
+    tool("pg_ctlcluster", "postgresql", false),
     tool("debootstrap", "debootstrap", false),
     tool("systemd-nspawn", "systemd-container", false),
     tool("systemd-analyze", "systemd", false),

@@ -68,6 +68,22 @@ pub enum Command {
     },
     /// Print the pin of the certificate
     Pin,
+    /// Copy the SQLite database to a new file, as it is at one moment; control goes on meanwhile
+    Backup {
+        /// The new file (0600)
+        file: std::path::PathBuf,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a backup and put it in the place of the SQLite database, which is kept beside it; control must be stopped
+    Restore {
+        /// The backup
+        file: std::path::PathBuf,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// The accounts (tenants) of this control plane
     #[command(subcommand)]
     Account(AccountCommand),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use actors_control::sql::{InvalidLocation, Location};
 use clap::Args;
 use serde::Deserialize;
 use services_chassis::Failure;
@@ -30,6 +31,9 @@ pub struct ControlFlags {
     /// Another name for --state-dir
     #[arg(long, env = "POSTERN_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Where everything is kept: sqlite:FILE or postgres://USER@HOST/DATABASE; default a file in the state directory
+    #[arg(long, env = "POSTERN_DATABASE", value_name = "URL", hide_env_values = true)]
+    pub database: Option<String>,
     /// Certificate chain of your own (PEM); without it, a self-signed certificate that nodes pin
     #[arg(long, env = "POSTERN_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -50,6 +54,7 @@ impl ControlFlags {
             listen: if self.listen.is_empty() { file.listen } else { self.listen },
             public_url: self.public_url.or(file.public_url),
             data_dir: self.data_dir.or(file.data_dir),
+            database: self.database.or(file.database),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
             account: self.account.or(file.account),
@@ -67,6 +72,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// How nodes reach control, if it was said.
     pub public_url: Option<String>,
+    /// Where everything is kept.
+    pub database: Location,
     /// Certificate and key of the administrator's own.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The account that the first start makes.
@@ -116,7 +123,16 @@ impl Config {
             return Err(Failure::usage(format!("--account `{account}` is no name"))
                 .fix("write 1 to 64 letters, digits, dots, hyphens and underscores"));
         }
-        Ok(Self { settings: common.resolve(PROGRAM)?, listen, public_url, tls, account, max_partition })
+        let settings = common.resolve(PROGRAM)?;
+        let database = match control.database {
+            // The text may hold a password: it is not repeated.
+            Some(text) => text.parse().map_err(|error: InvalidLocation| {
+                Failure::usage(format!("--database: {error}"))
+                    .fix("write for example postgres://postern@db.example.com/postern")
+            })?,
+            None => Location::Sqlite(settings.state_dir.join("control.sqlite")),
+        };
+        Ok(Self { settings, listen, public_url, database, tls, account, max_partition })
     }
 }
 
@@ -219,6 +235,7 @@ mod tests {
             ("--max-partition 24", "--max-partition"),
             ("--max-partition 5s", "--max-partition"),
             ("--account a/b", "--account"),
+            ("--database mysql://db/postern", "--database"),
         ] {
             assert!(load(line).unwrap_err().what.contains(flag), "{line}");
         }

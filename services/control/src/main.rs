@@ -4,6 +4,7 @@
 
 mod accounts;
 mod api;
+mod backup;
 mod certificate;
 mod check;
 mod cli;
@@ -42,6 +43,8 @@ fn run(mut cli: Cli) -> Result<(), Failure> {
             println!("{}", certificate::pin(&config)?);
             Ok(())
         }
+        Command::Backup { file, json } => block_on(backup::backup(&config, &file, json))?,
+        Command::Restore { file, json } => block_on(backup::restore(&config, &file, json))?,
         Command::Account(command) => block_on(accounts::run(&config, command))?,
         Command::AdminToken(command) => block_on(accounts::make_token(&config, command))?,
         Command::Check { json } => block_on(check::run(&config, json))?,

@@ -232,7 +232,7 @@ pub fn routes(config: &mut ServiceConfig) {
             .wrap(from_fn(guard::guard)),
     );
     config.route("/session", web::get().to(session::session));
-    config.route("/healthz", web::get().to(healthz));
-    config.route("/readyz", web::get().to(readyz));
+    config.service(at("/healthz").route(web::get().to(healthz)));
+    config.service(at("/readyz").route(web::get().to(readyz)));
     config.default_service(web::route().to(reports::not_found));
 }

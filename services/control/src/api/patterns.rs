@@ -106,7 +106,8 @@ pub fn filter() -> [String; 2] {
         let low = digits - 2;
         ranges.push(format!("[1-9][0-9]{{0,{low}}}-[1-9][0-9]{{{}}}", digits - 1));
     }
-    let mut group = 2;
+    // Three groups stand before them: of what is too high, of the protocol, and of all ranges.
+    let mut group = 3;
     for digits in 1..=5usize {
         for same in 0..digits {
             let rest = digits - same - 1;

@@ -190,6 +190,18 @@ impl From<StorageError> for Problem {
                 Self::new(Code::PreconditionFailed, format!("{error}; read it again and decide anew"))
             }
             StorageError::Busy => Self::busy(),
+            StorageError::Away(_) => {
+                tracing::warn!(error = %with_cause(&error), "the database cannot be reached");
+                let detail = "the database cannot be reached, and nothing was changed; try again. What was granted \
+                              goes on meanwhile";
+                Self::new(Code::Unavailable, detail).retry_after(5)
+            }
+            StorageError::Full(_) => {
+                tracing::error!(error = %with_cause(&error), "the database cannot write");
+                let detail = "the disk of the database is full or failing, and nothing was changed; make room, then \
+                              try again. Reading and what was granted go on meanwhile";
+                Self::new(Code::StorageFull, detail).retry_after(60)
+            }
             StorageError::OtherInstallation
             | StorageError::NoAddressLeft
             | StorageError::Database(_)

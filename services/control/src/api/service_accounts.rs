@@ -146,6 +146,8 @@ impl Create for ServiceAccounts {
             ops.push(Op::Create(Object::Token(token.clone())));
             Some((secret, token))
         } else {
+            // An end that is none is an error also without a token that it would end.
+            tokens::end(api.clock.now(), body.expires_in_seconds)?;
             None
         };
         api.commit(admin, ops).await?;

@@ -115,7 +115,7 @@ pub struct TokenChange {
 }
 
 /// When a token that is good for so long ends.
-fn end(now: Timestamp, seconds: Option<u64>) -> Result<Option<Timestamp>, Problem> {
+pub fn end(now: Timestamp, seconds: Option<u64>) -> Result<Option<Timestamp>, Problem> {
     const LONGEST: u64 = 100 * 365 * 24 * 3600;
     match seconds {
         None => Ok(None),

@@ -372,6 +372,51 @@ async fn a_message_that_is_not_for_the_role_ends_the_session() {
 }
 
 #[actix_web::test]
+async fn ten_thousand_malformed_frames_cost_their_senders_their_sessions_and_nobody_else_anything() {
+    let stage = Stage::new().await;
+    let address = serve(&stage);
+    let (device_token, _) = configured(&stage).await;
+    let key = || IdentityKey::generate().unwrap();
+    let mut honest = Node::connect(address, &device_token, key(), client()).await;
+    honest.welcome().await;
+
+    let mut sent = 0;
+    for round in 0..20u8 {
+        let mut bad = Node::connect(address, &device_token, key(), client()).await;
+        // Before its hello every other time, after it the rest.
+        if round % 2 == 0 {
+            bad.welcome().await;
+        }
+        for n in 0..500u16 {
+            let frame = vec![round; usize::from(n) + 1];
+            sent += 1;
+            // Control closes at the first; what follows meets a closed socket.
+            if bad.socket.feed(Message::binary(frame)).await.is_err() {
+                continue;
+            }
+        }
+        let _ = bad.socket.flush().await;
+        let ended = tokio::time::timeout(SOON, async {
+            while let Some(Ok(message)) = bad.socket.next().await {
+                if message.is_close() {
+                    return;
+                }
+            }
+        });
+        ended.await.expect("a session goes on after nonsense");
+    }
+    let wiki = json!({"name": "wiki", "kind": "dns", "address": "wiki.corp.example", "site": "office"});
+    stage.post("/api/v1/resources", wiki).await;
+    stage.patch("/api/v1/policies/engineers", json!({"resources": ["lan", "wiki"]})).await;
+
+    assert_eq!(sent, 10_000);
+    let ToNode::ResourceChanged(view) = honest.message().await else { panic!("not told") };
+    assert_eq!(view.name, "wiki");
+    let devices = stage.get("/api/v1/devices?state=online").await;
+    assert_eq!(devices["items"].as_array().unwrap().len(), 1, "{devices}");
+}
+
+#[actix_web::test]
 async fn a_device_learns_of_a_resource_as_soon_as_a_policy_names_it() {
     let stage = Stage::new().await;
     let address = serve(&stage);

@@ -7,7 +7,7 @@ use actix_web::dev::{Service, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::{App, test, web};
 use actors_control::clock::Clock;
-use actors_control::sqlite::Sqlite;
+use actors_control::sql::{Location, Sql};
 use actors_control::storage::Storage;
 use actors_runtime::TreeHandle;
 use jiff::Timestamp;
@@ -55,7 +55,7 @@ impl Stage {
     pub async fn with_rates(rates: Rates) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let storage: Arc<dyn Storage> =
-            Arc::new(Sqlite::open(&directory.path().join("control.sqlite")).await.unwrap());
+            Arc::new(Sql::open(&Location::Sqlite(directory.path().join("control.sqlite"))).await.unwrap());
         let token = Token::generate(TokenKind::Admin).unwrap();
         storage.create_account("default".into(), token.hash(), Timestamp::now()).await.unwrap();
         let other = Token::generate(TokenKind::Admin).unwrap();
@@ -111,7 +111,7 @@ impl Stage {
     pub async fn restart(mut self) -> Self {
         self.stop();
         let directory = self.directory.take().unwrap();
-        let storage = Sqlite::open(&directory.path().join("control.sqlite")).await.unwrap();
+        let storage = Sql::open(&Location::Sqlite(directory.path().join("control.sqlite"))).await.unwrap();
         let tokens = (self.token.clone(), self.other.clone());
         Self::over(directory, Arc::new(storage), tokens, Rates::default()).await
     }
