@@ -170,6 +170,7 @@ pub(crate) fn gateway(name: &str, site: &Site, host: u32) -> (Gateway, IdentityK
         token: None,
         identity: identity.public(),
         host,
+        draining: false,
         version: None,
         last_seen_at: None,
         created_at: noon(),

@@ -35,8 +35,9 @@ impl Postgres {
     /// When PostgreSQL is not installed or does not start.
     pub fn start() -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let programs = programs()
-            .context("PostgreSQL is not installed: sudo apt-get install --no-install-recommends postgresql")?;
+        let programs = programs().context(
+            "PostgreSQL is not installed: sudo apt-get install --no-install-recommends postgresql",
+        )?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("pstn-pg-{}-{number}", std::process::id()));
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -47,7 +48,17 @@ impl Postgres {
         }
         let made = postgres
             .command("initdb")
-            .args(["--no-sync", "--auth", "trust", "--username", "postern", "--encoding", "UTF8", "--locale", "C"])
+            .args([
+                "--no-sync",
+                "--auth",
+                "trust",
+                "--username",
+                "postern",
+                "--encoding",
+                "UTF8",
+                "--locale",
+                "C",
+            ])
             .arg("--pgdata")
             .arg(postgres.data())
             .output()?;

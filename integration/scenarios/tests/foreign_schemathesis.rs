@@ -9,31 +9,37 @@ use std::{
     time::Instant,
 };
 
-use integration_lab::cargo_target_dir;
+use integration_lab::{Privilege, cargo_target_dir, privilege};
 use integration_scenarios::Alone;
 
 /// The version that this was seen with; another one invents other requests.
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 
-/// The tool in a virtual environment of its own, which stays for the next run.
-fn schemathesis() -> PathBuf {
+/// The tool in a virtual environment of its own, which stays for the next run. A user namespace has no way to where it
+/// comes from.
+fn schemathesis() -> Option<PathBuf> {
     let folder = cargo_target_dir().unwrap().join("foreign").join(SCHEMATHESIS.replace("==", "-"));
     let tool = folder.join("bin/schemathesis");
     if tool.exists() {
-        return tool;
+        return Some(tool);
+    }
+    if privilege() == Privilege::UserNamespace {
+        return None;
     }
     let venv = || Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder).output();
     if !venv().is_ok_and(|made| made.status.success()) {
         // Debian keeps the module in a package of its own.
         let install = ["apt-get", "install", "--yes", "--no-install-recommends", "python3", "python3-venv"];
-        let installed = run(Command::new(install[0]).args(&install[1..]).env("DEBIAN_FRONTEND", "noninteractive"));
+        let installed =
+            run(Command::new(install[0]).args(&install[1..]).env("DEBIAN_FRONTEND", "noninteractive"));
         assert!(installed.status.success(), "python3-venv is missing: sudo {}", install.join(" "));
         let made = venv().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
-    let pip = run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", "--no-input", SCHEMATHESIS]));
+    let pip =
+        run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", "--no-input", SCHEMATHESIS]));
     assert!(pip.status.success(), "{}", String::from_utf8_lossy(&pip.stderr));
-    tool
+    Some(tool)
 }
 
 fn run(command: &mut Command) -> Output {
@@ -42,7 +48,12 @@ fn run(command: &mut Command) -> Output {
 
 #[test]
 fn no_request_gets_an_answer_that_the_document_does_not_promise() {
-    let tool = schemathesis();
+    let Some(tool) = schemathesis() else {
+        eprintln!(
+            "not run: {SCHEMATHESIS} is not there, and cannot be installed from inside a user namespace"
+        );
+        return;
+    };
     let control = Alone::start("schemathesis", &[], &[]).unwrap();
     let token = std::fs::read_to_string(control.state().join("admin.token")).unwrap();
 
@@ -61,5 +72,4 @@ fn no_request_gets_an_answer_that_the_document_does_not_promise() {
     assert!(done.status.success(), "{said}\n\ncontrol said:\n{log}");
     assert!(!log.contains("panicked"), "{log}");
     eprintln!("schemathesis took {took:?}");
-
 }

@@ -149,8 +149,11 @@ impl<'a> Place<'a> {
         let text = secret.reveal();
         if let Some(file) = &self.0.out {
             secret_file::replace(file, &format!("{}\n", *text)).map_err(|error| {
-                Failure::failed(format!("the token was made, but cannot be written to {}: {error}", file.display()))
-                    .fix("make another one")
+                Failure::failed(format!(
+                    "the token was made, but cannot be written to {}: {error}",
+                    file.display()
+                ))
+                .fix("make another one")
             })?;
         }
         let file = self.0.out.as_ref();
@@ -163,7 +166,9 @@ impl<'a> Place<'a> {
             return Ok(());
         }
         match file {
-            Some(file) => println!("admin token {name} of account {} written to {}", account.name, file.display()),
+            Some(file) => {
+                println!("admin token {name} of account {} written to {}", account.name, file.display())
+            }
             None => {
                 println!("admin token {name} of account {}, shown this once:", account.name);
                 println!("{}", *text);
@@ -171,7 +176,9 @@ impl<'a> Place<'a> {
         }
         let socket = config.settings.socket(crate::config::PROGRAM);
         if name == "first" && socket.exists() {
-            println!("a control that runs serves a new account from its next start: systemctl restart postern-control");
+            println!(
+                "a control that runs serves a new account from its next start: systemctl restart postern-control"
+            );
         }
         Ok(())
     }

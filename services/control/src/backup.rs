@@ -12,8 +12,10 @@ use crate::config::{Config, PROGRAM};
 fn database(config: &Config) -> Result<&Path, Failure> {
     match &config.database {
         Location::Sqlite(file) => Ok(file),
-        Location::Postgres(_) => Err(Failure::failed("the database is PostgreSQL, which has tools of its own")
-            .fix("pg_dump --format custom … and pg_restore")),
+        Location::Postgres(_) => {
+            Err(Failure::failed("the database is PostgreSQL, which has tools of its own")
+                .fix("pg_dump --format custom … and pg_restore"))
+        }
     }
 }
 

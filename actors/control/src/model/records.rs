@@ -37,6 +37,8 @@ pub struct Gateway {
     pub identity: IdentityPublic,
     /// Its number within the account's tunnel addresses; see [`inner_addresses`].
     pub host: u32,
+    /// Taken out of service: it keeps what it has, and gets nothing new.
+    pub draining: bool,
     pub version: Option<String>,
     pub last_seen_at: Option<Timestamp>,
     pub created_at: Timestamp,

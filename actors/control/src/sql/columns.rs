@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use super::db::{Row, Value};
 use crate::model::{
-    Device, Gateway, Grant, GrantState, Group, Object, Policy, Principal, Relay, Resource, Scope, Site, Token,
-    parse_address, parse_filter, write_address, write_filter,
+    Device, Gateway, Grant, GrantState, Group, Object, Policy, Principal, Relay, Resource, Scope, Site,
+    Token, parse_address, parse_filter, write_address, write_filter,
 };
 use crate::storage::StorageError;
 
@@ -77,6 +77,7 @@ pub(super) fn values(object: &Object) -> Result<Vec<Value>, StorageError> {
             optional(it.token.as_ref()),
             text(it.identity.to_string()),
             number(it.host),
+            number(it.draining),
             optional(it.version.as_ref()),
             millis(it.last_seen_at),
             millis(Some(it.created_at)),
@@ -154,10 +155,7 @@ pub(super) fn uuid(row: &Row, column: &'static str) -> Result<Uuid, StorageError
     row.text(column)?.parse().map_err(|_| StorageError::Damaged("id"))
 }
 
-fn optional_text<T: std::str::FromStr>(
-    row: &Row,
-    column: &'static str,
-) -> Result<Option<T>, StorageError> {
+fn optional_text<T: std::str::FromStr>(row: &Row, column: &'static str) -> Result<Option<T>, StorageError> {
     let text = row.optional_text(column)?;
     text.map(|text| text.parse().map_err(|_| StorageError::Damaged(column))).transpose()
 }
@@ -264,6 +262,7 @@ pub(super) fn read_gateway(row: &Row) -> Result<Object, StorageError> {
         token: optional_text(row, "token")?,
         identity: parsed(row, "identity")?,
         host: host(row)?,
+        draining: row.yes("draining")?,
         version: row.optional_text("version")?,
         last_seen_at: optional_timestamp(row, "last_seen_at")?,
         created_at: timestamp(row, "created_at")?,

@@ -90,7 +90,11 @@ impl Db<'_> {
         })
     }
 
-    pub(super) async fn fetch_all(&mut self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, StorageError> {
+    pub(super) async fn fetch_all(
+        &mut self,
+        sql: &str,
+        values: Vec<Value>,
+    ) -> Result<Vec<Row>, StorageError> {
         Ok(match self {
             Self::Sqlite(db) => {
                 let rows = for_sqlite(sql, values).fetch_all(&mut **db).await?;
@@ -110,7 +114,9 @@ impl Db<'_> {
     ) -> Result<Option<Row>, StorageError> {
         Ok(match self {
             Self::Sqlite(db) => for_sqlite(sql, values).fetch_optional(&mut **db).await?.map(Row::Sqlite),
-            Self::Postgres(db) => for_postgres(sql, values).fetch_optional(&mut **db).await?.map(Row::Postgres),
+            Self::Postgres(db) => {
+                for_postgres(sql, values).fetch_optional(&mut **db).await?.map(Row::Postgres)
+            }
         })
     }
 
@@ -202,14 +208,19 @@ mod tests {
 
     #[test]
     fn question_marks_become_numbers() {
-        assert_eq!(numbered("SELECT a FROM b WHERE c = ? AND d > ?"), "SELECT a FROM b WHERE c = $1 AND d > $2");
+        assert_eq!(
+            numbered("SELECT a FROM b WHERE c = ? AND d > ?"),
+            "SELECT a FROM b WHERE c = $1 AND d > $2"
+        );
         assert_eq!(numbered("SELECT 1"), "SELECT 1");
     }
 
     #[test]
     fn the_layout_is_put_into_postgresqls_words() {
         assert_eq!(
-            postgres_layout("CREATE TABLE a (id TEXT NOT NULL, at INTEGER, bits BLOB) STRICT, WITHOUT ROWID;"),
+            postgres_layout(
+                "CREATE TABLE a (id TEXT NOT NULL, at INTEGER, bits BLOB) STRICT, WITHOUT ROWID;"
+            ),
             "CREATE TABLE a (id TEXT COLLATE \"C\" NOT NULL, at BIGINT, bits BYTEA);"
         );
     }

@@ -130,6 +130,7 @@ async fn made(
             token: Some(token.id),
             identity: join.identity,
             host: free_host(db, account).await?,
+            draining: false,
             version: Some(join.version),
             last_seen_at: Some(at),
             created_at: at,
@@ -164,6 +165,9 @@ async fn made(
     })
 }
 
+/// Up to here nodes that want the same name get a number.
+const NUMBERED: u32 = 100;
+
 /// The wanted name with what names may hold, and a number behind it when it is taken.
 async fn free_name(
     db: &mut Db<'_>,
@@ -182,13 +186,15 @@ async fn free_name(
     }
     let sql = format!("SELECT name FROM {} WHERE account = ? AND name = ?", tables::table(kind));
     let mut name = stem.clone();
-    for number in 2u32.. {
+    for number in 2..=NUMBERED {
         if db.fetch_optional(&sql, vec![(&account).into(), (&name).into()]).await?.is_none() {
-            break;
+            return Ok(name);
         }
         name = format!("{stem}-{number}");
     }
-    Ok(name)
+    // So many of one name are not told apart by counting: a thousandth would take a thousand looks.
+    let drawn = uuid::Uuid::new_v4().simple().to_string();
+    Ok(format!("{stem}-{}", drawn.split_at(7).0))
 }
 
 /// Takes a tunnel address that nobody has: the next one, or after the last the lowest that was given back.

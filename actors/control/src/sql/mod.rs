@@ -26,9 +26,10 @@ pub use sqlite_file::{Copied, NotABackup, backup, restore};
 
 /// The layout's steps, oldest first, in SQLite's words. Forward only: a step adds, and what it makes superfluous goes in a
 /// later version's step.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "start", include_str!("../../migrations/0001_start.sql")),
     (2, "scopes", include_str!("../../migrations/0002_scopes.sql")),
+    (3, "draining", include_str!("../../migrations/0003_draining.sql")),
 ];
 
 /// Whether the database has steps that this version does not know.

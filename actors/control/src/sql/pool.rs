@@ -90,7 +90,8 @@ impl Pool {
                     // What was acknowledged survives a power cut too: a revocation must not come undone.
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(Duration::from_secs(5));
-                let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+                let writer =
+                    SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
                 migrator(|sql| AssertSqlSafe(sql.to_owned())).run(&writer).await?;
                 let readers = SqlitePoolOptions::new()
                     .max_connections(READERS)

@@ -98,7 +98,17 @@ fn layout(kind: Kind) -> Layout {
         ),
         Kind::Gateway => (
             "gateways",
-            &["name", "site", "token", "identity", "host", "version", "last_seen_at", "created_at"],
+            &[
+                "name",
+                "site",
+                "token",
+                "identity",
+                "host",
+                "draining",
+                "version",
+                "last_seen_at",
+                "created_at",
+            ],
             NO_LINKS,
             read_gateway,
         ),

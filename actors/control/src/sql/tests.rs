@@ -308,9 +308,9 @@ async fn the_log_has_no_gaps_and_is_in_the_order_of_commits() {
             // Every fourth is refused, and leaves no gap.
             let name = if n % 4 == 0 { "default".to_owned() } else { format!("site-{n}") };
             let pair = vec![Op::Create(site(&name).into()), Op::Create(site(&format!("{name}-b")).into())];
-            db.write(pair).await.map(|committed| {
-                committed.changes.iter().map(|change| change.sequence).collect::<Vec<_>>()
-            })
+            db.write(pair)
+                .await
+                .map(|committed| committed.changes.iter().map(|change| change.sequence).collect::<Vec<_>>())
         });
     }
     let committed: Vec<Vec<u64>> = all.join_all().await.into_iter().filter_map(Result::ok).collect();

@@ -155,11 +155,7 @@ async fn user_of(
 
 /// Gives back the tunnel addresses of a node that goes, or of the devices of a principal that goes. The node's row
 /// goes first: it refers to its address.
-async fn free_addresses(
-    db: &mut Db<'_>,
-    account: AccountId,
-    object: &Object,
-) -> Result<(), StorageError> {
+async fn free_addresses(db: &mut Db<'_>, account: AccountId, object: &Object) -> Result<(), StorageError> {
     let hosts = match object {
         Object::Gateway(gateway) => vec![i64::from(gateway.host)],
         Object::Device(device) => vec![i64::from(device.host)],

@@ -63,7 +63,7 @@ pub enum Command {
     Site(Verbs<SiteCreate, SiteUpdate>),
     /// Gateways that have joined
     #[command(subcommand)]
-    Gateway(JoinedVerbs<Rename>),
+    Gateway(JoinedVerbs<GatewayUpdate>),
     /// Relays that have joined
     #[command(subcommand)]
     Relay(JoinedVerbs<RelayUpdate>),
@@ -194,12 +194,15 @@ pub struct Update<U: Args> {
     pub change: U,
 }
 
-/// Only the name can change.
+/// What can change about a gateway.
 #[derive(Debug, Args)]
-pub struct Rename {
+pub struct GatewayUpdate {
     /// New name
     #[arg(long = "name", value_name = "NAME")]
     pub new_name: Option<String>,
+    /// Whether it is taken out of service: it keeps what it has, and gets nothing new
+    #[arg(long, value_name = "true|false")]
+    pub draining: Option<bool>,
 }
 
 /// A new site.

@@ -26,7 +26,7 @@ macro_rules! kinds {
 
 kinds! {
     SITE = "site", "sites", ["NAME": "/name", "GATEWAYS": "/gateways", "CREATED": "/created_at"];
-    GATEWAY = "gateway", "gateways", ["NAME": "/name", "SITE": "/site", "STATE": "/state", "VERSION": "/version", "ADDRESS": "/inner_ipv4", "LAST SEEN": "/last_seen_at"];
+    GATEWAY = "gateway", "gateways", ["NAME": "/name", "SITE": "/site", "STATE": "/state", "DRAINING": "/draining", "VERSION": "/version", "ADDRESS": "/inner_ipv4", "LAST SEEN": "/last_seen_at"];
     RELAY = "relay", "relays", ["NAME": "/name", "REGION": "/region", "STATE": "/state", "VERSION": "/version", "ADDRESSES": "/addresses", "LAST SEEN": "/last_seen_at"];
     DEVICE = "device", "devices", ["NAME": "/name", "PRINCIPAL": "/principal", "STATE": "/state", "VERIFIED": "/verified", "ADDRESS": "/inner_ipv4", "LAST SEEN": "/last_seen_at"];
     GATEWAY_TOKEN = "gateway-token", "gateway-tokens", ["NAME": "/name", "SITE": "/site", "EXPIRES": "/expires_at", "LAST USED": "/last_used_at", "ID": "/id"];
@@ -160,9 +160,12 @@ impl Create for cli::TokenFlags {
     }
 }
 
-impl Change for cli::Rename {
+impl Change for cli::GatewayUpdate {
     fn body(&self) -> Result<Map<String, Value>, Failure> {
-        Ok(object([("name", self.new_name.clone().map(Value::from))]))
+        Ok(object([
+            ("name", self.new_name.clone().map(Value::from)),
+            ("draining", self.draining.map(Value::from)),
+        ]))
     }
 }
 
@@ -288,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_change_carries_only_what_was_named() {
-        let change = cli::Rename { new_name: None };
+        let change = cli::GatewayUpdate { new_name: None, draining: None };
 
         assert!(change.body().unwrap().is_empty());
     }

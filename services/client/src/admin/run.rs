@@ -188,7 +188,8 @@ impl Office {
     }
 
     async fn list_only(&self, kind: Kind, which: &Only) -> Result<(), Failure> {
-        let filters: Vec<_> = which.only.iter().map(|(field, value)| (field.as_str(), value.as_str())).collect();
+        let filters: Vec<_> =
+            which.only.iter().map(|(field, value)| (field.as_str(), value.as_str())).collect();
         self.list(kind, &filters).await
     }
 

@@ -71,7 +71,10 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let broken = |error: serde_json::Error| {
         // The position in a body that a program wrote helps nobody.
         let text = error.to_string();
-        Problem::new(Code::Invalid, format!("the body: {}", text.split(" at line ").next().unwrap_or_default()))
+        Problem::new(
+            Code::Invalid,
+            format!("the body: {}", text.split(" at line ").next().unwrap_or_default()),
+        )
     };
     let mut value: Value = serde_json::from_slice(bytes).map_err(broken)?;
     if !value.is_object() {
@@ -142,9 +145,10 @@ pub fn check_name(name: &str) -> Result<(), Problem> {
 /// Checks a description.
 pub fn check_description(description: Option<&str>) -> Result<(), Problem> {
     match description {
-        Some(text) if text.chars().count() > MAX_DESCRIPTION => {
-            Err(Problem::field("description", format!("longer than {MAX_DESCRIPTION} characters; write less")))
-        }
+        Some(text) if text.chars().count() > MAX_DESCRIPTION => Err(Problem::field(
+            "description",
+            format!("longer than {MAX_DESCRIPTION} characters; write less"),
+        )),
         // PostgreSQL keeps no such text, and nobody means it.
         Some(text) if text.contains('\0') => Err(Problem::field("description", "it holds a zero character")),
         Some(_) | None => Ok(()),

@@ -7,8 +7,8 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actors_control::model::{Key, Kind, Object, Record};
 use actors_control::storage::{Op, Page, StorageError, find, list};
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -83,8 +83,12 @@ impl ListQuery {
                     None => {
                         let known: Vec<_> = filters.iter().map(|filter| filter.name).collect();
                         let also = if named { ", name" } else { "" };
-                        let more = if known.is_empty() { String::new() } else { format!(", {}", known.join(", ")) };
-                        return Err(Problem::field(other, format!("unknown; this list takes limit, after{also}{more}")));
+                        let more =
+                            if known.is_empty() { String::new() } else { format!(", {}", known.join(", ")) };
+                        return Err(Problem::field(
+                            other,
+                            format!("unknown; this list takes limit, after{also}{more}"),
+                        ));
                     }
                 },
             }
@@ -155,7 +159,7 @@ impl Filter {
 /// Yes or no, in a query.
 pub const YES_NO: &[&str] = &["true", "false"];
 /// What a node's session may be.
-pub const STATES: &[&str] = &["online", "offline"];
+pub const STATES: &[&str] = &["online", "draining", "offline"];
 
 /// Looks names up, each once.
 pub struct Names<'a> {

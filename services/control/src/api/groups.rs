@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::auth::Admin;
 use super::body::{Body, check_name};
 use super::collection::{
-    Change, Collection, Create, Filter, ListQuery, Listed, Names, Online, Ref, one, patch, resolve, resolve_all, viewed,
+    Change, Collection, Create, Filter, ListQuery, Listed, Names, Online, Ref, one, patch, resolve,
+    resolve_all, viewed,
 };
 use super::problem::{Code, Problem};
 use super::{Api, time};
@@ -159,7 +160,8 @@ pub async fn list_members(
 ) -> Result<web::Json<Listed<Ref>>, Problem> {
     let query = ListQuery::read(request.query_string(), &[], false)?;
     let group = one::<Groups>(&api, &admin, &key).await?;
-    let later = group.members.iter().map(|member| member.0).filter(|id| query.after.is_none_or(|at| *id > at));
+    let later =
+        group.members.iter().map(|member| member.0).filter(|id| query.after.is_none_or(|at| *id > at));
     let mut ids: Vec<Uuid> = later.take(query.limit + 1).collect();
     let more = ids.len() > query.limit;
     ids.truncate(query.limit);

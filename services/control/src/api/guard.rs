@@ -72,7 +72,8 @@ pub async fn guard(
                 ticket.close(&head, &bytes);
                 Ok::<_, actix_web::Error>(ServiceResponse::new(http, head.set_body(BoxBody::new(bytes))))
             });
-            work.await.map_err(|_| Problem::new(Code::Internal, "the request failed; control's log says why"))??
+            work.await
+                .map_err(|_| Problem::new(Code::Internal, "the request failed; control's log says why"))??
         }
     };
     allowance.write(response.headers_mut());
@@ -116,7 +117,8 @@ async fn admit(request: &HttpRequest, api: &Api) -> Result<(Admin, Allowance), T
 
 /// The scope that a request needs.
 pub fn needed(method: &Method, path: &str) -> Scope {
-    let collection = path.strip_prefix("/api/v1/").and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let collection =
+        path.strip_prefix("/api/v1/").and_then(|rest| rest.split('/').next()).unwrap_or_default();
     match collection {
         "admin-tokens" => Scope::Admin,
         // A question, though it is posted.
@@ -153,7 +155,8 @@ async fn keyed(request: &mut ServiceRequest, api: &Api, admin: &Admin) -> Result
         .await
         .map_err(|_| Problem::new(Code::Invalid, "the body could not be read"))?;
     let bytes = read(body, announced).await?;
-    let print = fingerprint(&[request.uri().to_string().as_bytes(), request.content_type().as_bytes(), &bytes]);
+    let print =
+        fingerprint(&[request.uri().to_string().as_bytes(), request.content_type().as_bytes(), &bytes]);
     request.set_payload(actix_web::dev::Payload::from(bytes));
     match api.idempotency.begin((admin.token, key), print, std::time::Instant::now()) {
         Begun::Fresh(ticket) => Ok(Some(Keyed::Fresh(ticket))),

@@ -44,10 +44,10 @@ use services_chassis::Readiness;
 use crate::public::Public;
 use auth::Admin;
 pub use auth::Throttle;
-pub use idempotency::Idempotency;
-pub use rates::Rates;
 use collection::{Change, Collection, Create, Online};
+pub use idempotency::Idempotency;
 use problem::Problem;
+pub use rates::Rates;
 
 /// How long an answer waits until what follows from a change is on its way to the nodes.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);

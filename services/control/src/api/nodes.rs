@@ -46,6 +46,8 @@ pub struct GatewayView {
     name: String,
     site: Ref,
     state: NodeState,
+    /// Taken out of service: it keeps what it has, and gets nothing new.
+    draining: bool,
     version: Option<String>,
     /// Its public identity key.
     identity: String,
@@ -99,6 +101,8 @@ pub struct DeviceView {
 #[serde(deny_unknown_fields)]
 pub struct GatewayChange {
     name: Option<String>,
+    /// Takes it out of service: it keeps what it has, and gets nothing new.
+    draining: Option<bool>,
 }
 
 /// A change of a relay.
@@ -153,7 +157,8 @@ impl Collection for Gateways {
     const NOUN: &'static str = "gateway";
     type Record = Gateway;
     type View = GatewayView;
-    const FILTERS: &'static [Filter] = &[Filter::by_ref("site"), Filter::one_of("state", STATES)];
+    const FILTERS: &'static [Filter] =
+        &[Filter::by_ref("site"), Filter::one_of("state", STATES), Filter::one_of("draining", YES_NO)];
 
     async fn view(
         _: &Api,
@@ -167,6 +172,7 @@ impl Collection for Gateways {
             name: it.name,
             site: names.of(Kind::Site, it.site.0).await?,
             state: state(it.id.0, online),
+            draining: it.draining,
             version: it.version,
             identity: fingerprint(&it.identity),
             inner_ipv4: inner.v4.to_string(),
@@ -189,9 +195,8 @@ impl Change for Gateways {
             check_name(name)?;
         }
         Ok(move |gateway: &mut Gateway| {
-            if let Some(name) = body.name {
-                gateway.name = name;
-            }
+            gateway.name = body.name.unwrap_or_else(|| gateway.name.clone());
+            gateway.draining = body.draining.unwrap_or(gateway.draining);
             Ok(())
         })
     }
@@ -255,7 +260,8 @@ impl Collection for Devices {
     const NOUN: &'static str = "device";
     type Record = Device;
     type View = DeviceView;
-    const FILTERS: &'static [Filter] = &[Filter::by_ref("principal"), Filter::one_of("state", STATES), Filter::one_of("verified", YES_NO)];
+    const FILTERS: &'static [Filter] =
+        &[Filter::by_ref("principal"), Filter::one_of("state", STATES), Filter::one_of("verified", YES_NO)];
 
     async fn view(
         _: &Api,

@@ -11,7 +11,9 @@ use utoipa::openapi::{RefOr, Schema};
 
 use super::collection::{Change, Collection, Create, Filter};
 use super::guard::{MAX_HEADERS, PUBLIC};
-use super::{body, grants, groups, nodes, policies, problem, reports, resources, service_accounts, sites, tokens};
+use super::{
+    body, grants, groups, nodes, policies, problem, reports, resources, service_accounts, sites, tokens,
+};
 
 /// `GET /openapi.json`
 pub async fn serve() -> HttpResponse {
@@ -58,7 +60,9 @@ fn refusal(status: &str) -> &'static str {
         "412" => "It was changed since the answer that `If-Match` comes from",
         "413" => "The body is too large",
         "415" => "The body is not JSON",
-        "429" => "Too many requests with this token, or failed sign-ins; `Retry-After` says when to come back",
+        "429" => {
+            "Too many requests with this token, or failed sign-ins; `Retry-After` says when to come back"
+        }
         "431" => "Address and headers are too large",
         "503" => "Storage is busy or away: nothing was changed, try again",
         "507" => "The disk of the database is full: reading goes on, nothing was changed",
@@ -106,14 +110,16 @@ impl Writer {
         let mut description = String::new();
         if matches!(method, "patch" | "delete") && !public {
             refused.push("412");
-            description = "Takes `If-Match` with the `ETag` of an earlier answer: a change that was decided on \
+            description =
+                "Takes `If-Match` with the `ETag` of an earlier answer: a change that was decided on \
                            something older is refused with 412."
-                .into();
+                    .into();
         }
         if method == "post" {
-            description = "Takes an `Idempotency-Key` (1 to 255 visible ASCII characters): the same request with the \
+            description =
+                "Takes an `Idempotency-Key` (1 to 255 visible ASCII characters): the same request with the \
                            same key is carried out once, and answered again for 24 hours while control runs."
-                .into();
+                    .into();
         }
         if public {
             refused.clear();
@@ -133,7 +139,8 @@ impl Writer {
             Some(schema) => done["content"] = json!({"application/json": {"schema": schema}}),
             None => {}
         }
-        let limits: &[&str] = if public { &[] } else { &["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"] };
+        let limits: &[&str] =
+            if public { &[] } else { &["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"] };
         let all = headers.iter().chain(limits);
         let all: Map<String, Value> = all.map(|name| ((*name).to_owned(), header(name))).collect();
         if !all.is_empty() {
@@ -155,7 +162,8 @@ impl Writer {
             written["description"] = description.into();
         }
         if let Some(schema) = body {
-            written["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": schema}}});
+            written["requestBody"] =
+                json!({"required": true, "content": {"application/json": {"schema": schema}}});
         }
         if public {
             written["security"] = json!([]);
@@ -301,7 +309,11 @@ fn list_query(filters: &[Filter], named: bool) -> Vec<Value> {
     let limit = json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 200});
     let mut query = vec![
         parameter("limit", "At most so many", &limit),
-        parameter("after", "What `next` of the part before said", &json!({"type": "string", "format": "uuid"})),
+        parameter(
+            "after",
+            "What `next` of the part before said",
+            &json!({"type": "string", "format": "uuid"}),
+        ),
     ];
     if named {
         query.push(parameter("name", "Only with this name", &json!({"type": "string"})));
@@ -372,7 +384,11 @@ fn written() -> Value {
     let rows = ("200", Some(writer.shape::<reports::AuditPart>()));
     let query = vec![
         parameter("limit", "At most so many", &json!({"type": "integer", "minimum": 1, "maximum": 1000})),
-        parameter("after", "Only rows after this one", &json!({"type": "string", "pattern": super::patterns::SEQUENCE})),
+        parameter(
+            "after",
+            "Only rows after this one",
+            &json!({"type": "string", "pattern": super::patterns::SEQUENCE}),
+        ),
     ];
     writer.beside(("get", "/api/v1/audit", "read-audit"), "Reads the audit log", query, None, rows);
     let account = ("200", Some(writer.shape::<reports::AccountView>()));

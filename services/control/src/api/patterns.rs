@@ -81,7 +81,8 @@ pub fn resource_network_v6() -> String {
             let step = 16 >> bits;
             let digits: String = HEX.iter().skip(step).step_by(step).copied().collect();
             let zeros = "0".repeat(3 - nibbles);
-            let more = if nibbles == 0 { String::new() } else { format!("[1-9a-f][0-9a-f]{{{}}}", nibbles - 1) };
+            let more =
+                if nibbles == 0 { String::new() } else { format!("[1-9a-f][0-9a-f]{{{}}}", nibbles - 1) };
             if length + bits <= 112 {
                 parts.push(format!("{head}{more}[{digits}]{zeros}::/{}", length + bits));
             }
@@ -122,7 +123,8 @@ pub fn filter() -> [String; 2] {
                         (format!("([1-9][0-9]{{{}}})", same - 1), format!(r"\{group}"))
                     }
                 };
-                ranges.push(format!("{prefix}{digit}[0-9]{{{rest}}}-{again}[{}-9][0-9]{{{rest}}}", digit + 1));
+                ranges
+                    .push(format!("{prefix}{digit}[0-9]{{{rest}}}-{again}[{}-9][0-9]{{{rest}}}", digit + 1));
             }
         }
     }

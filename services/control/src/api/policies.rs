@@ -184,7 +184,12 @@ impl Collection for Policies {
     const NOUN: &'static str = "policy";
     type Record = Policy;
     type View = PolicyView;
-    const FILTERS: &'static [Filter] = &[Filter::one_of("effect", &["allow", "deny"]), Filter::one_of("enabled", YES_NO), Filter::by_ref("group"), Filter::by_ref("resource")];
+    const FILTERS: &'static [Filter] = &[
+        Filter::one_of("effect", &["allow", "deny"]),
+        Filter::one_of("enabled", YES_NO),
+        Filter::by_ref("group"),
+        Filter::by_ref("resource"),
+    ];
 
     async fn view(_: &Api, it: Policy, names: &mut Names<'_>, _: &Online) -> Result<PolicyView, Problem> {
         Ok(PolicyView {

@@ -65,7 +65,11 @@ impl Rates {
         self.allowance(*left, refused)
     }
 
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the burst, a u32")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and the burst, a u32"
+    )]
     fn allowance(&self, left: f64, refused: bool) -> Allowance {
         let rate = f64::from(self.per_second);
         let reset = ((f64::from(self.burst) - left) / rate).ceil() as u64;

@@ -92,7 +92,11 @@ impl Collection for Resources {
     const NOUN: &'static str = "resource";
     type Record = Resource;
     type View = ResourceView;
-    const FILTERS: &'static [Filter] = &[Filter::one_of("kind", &["cidr", "ip", "dns"]), Filter::by_ref("site"), Filter::one_of("listed", YES_NO)];
+    const FILTERS: &'static [Filter] = &[
+        Filter::one_of("kind", &["cidr", "ip", "dns"]),
+        Filter::by_ref("site"),
+        Filter::one_of("listed", YES_NO),
+    ];
 
     async fn view(_: &Api, it: Resource, names: &mut Names<'_>, _: &Online) -> Result<ResourceView, Problem> {
         let (kind, address) = write_address(&it.address);

@@ -13,7 +13,9 @@ use uuid::Uuid;
 
 use super::auth::Admin;
 use super::body::{Body, check_name, present};
-use super::collection::{Change, Collection, Create, Filter, ListQuery, Listed, Names, Online, Ref, one, resolve};
+use super::collection::{
+    Change, Collection, Create, Filter, ListQuery, Listed, Names, Online, Ref, one, resolve,
+};
 use super::nodes::{check_place, check_region};
 use super::precondition::IfMatch;
 use super::problem::{Code, Problem};

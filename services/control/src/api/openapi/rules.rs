@@ -29,8 +29,10 @@ fn asked(schema: &str, field: &str) -> Option<Value> {
         (_, "longitude") => json!({"minimum": -180, "maximum": 180}),
         (_, "region") => json!({"minLength": 1, "maxLength": 64, "pattern": patterns::LINE}),
         (_, "filters") => {
-            let patterns: Vec<Value> =
-                patterns::filter().iter().map(|pattern| json!({"type": "string", "pattern": pattern})).collect();
+            let patterns: Vec<Value> = patterns::filter()
+                .iter()
+                .map(|pattern| json!({"type": "string", "pattern": pattern}))
+                .collect();
             json!({"items": {"anyOf": patterns}, "maxItems": 64})
         }
         (_, "effect") => json!({"enum": ["allow", "deny"]}),
@@ -51,7 +53,9 @@ fn asked(schema: &str, field: &str) -> Option<Value> {
 fn answered(field: &str) -> Option<Value> {
     match field {
         "conditions" => Some(json!({"$ref": "#/components/schemas/Conditions"})),
-        _ if field.ends_with("_at") || field == "at" || field == "since" => Some(json!({"format": "date-time"})),
+        _ if field.ends_with("_at") || field == "at" || field == "since" => {
+            Some(json!({"format": "date-time"}))
+        }
         _ => None,
     }
 }
@@ -140,9 +144,7 @@ fn address_schemas() -> Vec<(&'static str, Vec<Value>)> {
 }
 
 fn resource_variants() -> Value {
-    let variant = |(kind, addresses): (&str, Vec<Value>)| {
-        json!({"properties": {"kind": {"const": kind}, "address": {"anyOf": addresses}}})
-    };
+    let variant = |(kind, addresses): (&str, Vec<Value>)| json!({"properties": {"kind": {"const": kind}, "address": {"anyOf": addresses}}});
     address_schemas().into_iter().map(variant).collect()
 }
 

@@ -179,11 +179,7 @@ fn answer(identity: &IdentityKey, authorize: &Authorize, state: &protocol_contro
 }
 
 /// A gateway and a device with a grant between them.
-pub async fn granted(
-    address: std::net::SocketAddr,
-    device_token: &str,
-    gateway_token: &str,
-) -> (Node, Node) {
+pub async fn granted(address: std::net::SocketAddr, device_token: &str, gateway_token: &str) -> (Node, Node) {
     let mut gate = Node::connect(address, gateway_token, IdentityKey::generate().unwrap(), gateway()).await;
     let Welcome::Gateway(gateway_state) = gate.welcome().await else { panic!("not a gateway") };
     let mut device = Node::connect(address, device_token, IdentityKey::generate().unwrap(), client()).await;

@@ -132,7 +132,8 @@ async fn lists_are_narrowed_by_what_they_show() {
         ("devices?state=online".into(), vec![]),
     ] {
         let list = stage.get(&format!("/api/v1/{path}")).await;
-        let found: Vec<_> = list["items"].as_array().unwrap().iter().map(|item| item["name"].clone()).collect();
+        let found: Vec<_> =
+            list["items"].as_array().unwrap().iter().map(|item| item["name"].clone()).collect();
         assert_eq!(found, names, "{path}");
         assert_eq!(list["next"].is_null(), !path.contains("limit"), "{path}");
     }

@@ -88,7 +88,11 @@ async fn a_body_cannot_refer_to_what_is_in_another_account() {
 
     for (method, path, body) in [
         ("POST", "/api/v1/gateway-tokens", json!({"site": site})),
-        ("POST", "/api/v1/resources", json!({"name": "x", "kind": "ip", "address": "10.0.0.1", "site": site})),
+        (
+            "POST",
+            "/api/v1/resources",
+            json!({"name": "x", "kind": "ip", "address": "10.0.0.1", "site": site}),
+        ),
         ("PATCH", "/api/v1/resources/lan", json!({"site": site})),
         ("POST", "/api/v1/groups", json!({"name": "x", "members": [principal]})),
         ("PATCH", "/api/v1/groups/engineering", json!({"members": [principal]})),
@@ -123,7 +127,9 @@ async fn nothing_but_the_documented_public_routes_answers_without_a_token() {
         }
     }
     assert_eq!(public, ["/api/v1/openapi.json", "/healthz", "/readyz"]);
-    for (method, path) in [("PUT", "/api/v1/sites"), ("GET", "/api/v1/nothing"), ("OPTIONS", "/api/v1/sites/x")] {
+    for (method, path) in
+        [("PUT", "/api/v1/sites"), ("GET", "/api/v1/nothing"), ("OPTIONS", "/api/v1/sites/x")]
+    {
         assert_eq!(stage.ask_as(None, method, path, Value::Null).await.status, 401, "{method} {path}");
     }
     let session = stage.ask_as(None, "GET", "/session", Value::Null).await;
