@@ -14,6 +14,7 @@ use super::collection::{
     Change, Collection, Create, Filter, ListQuery, Listed, Names, Online, Ref, one, patch, resolve,
     resolve_all, viewed,
 };
+use super::precondition::IfMatch;
 use super::problem::{Code, Problem};
 use super::{Api, time};
 
@@ -179,7 +180,7 @@ pub async fn add_member(
 ) -> Result<HttpResponse, Problem> {
     let group = one::<Groups>(&api, &admin, &key).await?;
     let principal = resolve::<Principal>(&api, &admin, "principal", &body.0.principal).await?.id;
-    let group = change_members(&api, &admin, group, move |members| {
+    let group = change_members(&api, &admin, group, &IfMatch::Any, move |members| {
         members.insert(principal);
     })
     .await?;
@@ -191,6 +192,7 @@ pub async fn remove_member(
     api: web::Data<Api>,
     admin: Admin,
     keys: web::Path<(String, String)>,
+    expected: IfMatch,
 ) -> Result<HttpResponse, Problem> {
     let (group, principal) = keys.into_inner();
     let group = one::<Groups>(&api, &admin, &group).await?;
@@ -199,7 +201,7 @@ pub async fn remove_member(
         let detail = format!("{} is no member of {}", principal.name, group.name);
         return Err(Problem::new(Code::NotFound, detail));
     }
-    change_members(&api, &admin, group, move |members| {
+    change_members(&api, &admin, group, &expected, move |members| {
         members.remove(&principal.id);
     })
     .await?;
@@ -210,6 +212,7 @@ async fn change_members(
     api: &Api,
     admin: &Admin,
     group: Group,
+    expected: &IfMatch,
     change: impl FnOnce(&mut std::collections::BTreeSet<PrincipalId>) + Send + 'static,
 ) -> Result<GroupView, Problem> {
     let id = group.id;
@@ -220,7 +223,9 @@ async fn change_members(
         change(&mut group.members);
         Ok(())
     });
-    api.commit(admin, vec![step]).await?;
+    let mut ops: Vec<Op> = expected.op(Kind::Group, id.0).into_iter().collect();
+    ops.push(step);
+    api.commit(admin, ops).await?;
     let group = one::<Groups>(api, admin, &id.to_string()).await?;
     viewed::<Groups>(api, admin, group).await
 }
