@@ -110,6 +110,7 @@ impl Postgres {
             let mut ready = self.command("pg_isready");
             Ok(ready.arg("--quiet").arg("--host").arg(&self.dir).status()?.success())
         })
+        .map(drop)
         .with_context(|| fs::read_to_string(self.dir.join("log")).unwrap_or_default())
     }
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use crate::node::{Node, Shared, Tally};
@@ -64,8 +64,12 @@ async fn command_loop(flags: Flags, shared: Rc<Shared>) -> anyhow::Result<()> {
     let nodes = (0..flags.nodes).map(|number| Node::new(number, number < flags.steady, &shared));
     let mut nodes = nodes.collect::<anyhow::Result<Vec<_>>>()?;
     println!("{}", json!({"event": "ready", "nodes": nodes.len()}));
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(line) = lines.next_line().await? {
+    let (sender, mut lines) = mpsc::channel::<String>(16);
+    // Reading standard input blocks; it ends with the process, or when whoever commands is gone.
+    std::thread::spawn(move || {
+        std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.blocking_send(line))
+    });
+    while let Some(line) = lines.recv().await {
         let mut words = line.split_whitespace();
         let number = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
         let answer = match (words.next(), number(words.next())) {
