@@ -76,13 +76,10 @@ async fn a_refusal_leaves_the_key_free() {
 async fn a_token_that_asks_too_often_is_told_when_to_come_back() {
     let stage = Stage::with_rates(Rates::new(3, 1)).await;
 
-    let left: Vec<_> = [
-        stage.ask("GET", "/api/v1/account", Value::Null).await,
-        stage.ask("GET", "/api/v1/account", Value::Null).await,
-        stage.ask("GET", "/api/v1/account", Value::Null).await,
-        stage.ask("GET", "/api/v1/account", Value::Null).await,
-    ]
-    .into();
+    let mut left = Vec::new();
+    while left.len() < 100 && left.last().is_none_or(|answer: &Answer| answer.status != 429) {
+        left.push(stage.ask("GET", "/api/v1/account", Value::Null).await);
+    }
 
     assert_eq!(left[0].header("ratelimit-limit").as_deref(), Some("3"));
     assert_eq!(left[0].header("ratelimit-remaining").as_deref(), Some("2"));
