@@ -548,7 +548,7 @@ impl Actor for Admissions {
                 ),
                 PeerChange::Established => tracing::info!(slot = fact.slot, "device connected"),
                 PeerChange::Expired => tracing::info!(slot = fact.slot, "device silent"),
-                PeerChange::Path(_) | PeerChange::Observed(_) => {}
+                PeerChange::Silent | PeerChange::Path(_) | PeerChange::Observed(_) => {}
             },
             AdmissionsCommand::Inspect(reply) => reply.send(AdmissionsView {
                 devices: self.devices.iter().map(|(id, held)| (*id, held.slot, held.grants.len())).collect(),

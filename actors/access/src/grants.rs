@@ -269,7 +269,8 @@ impl Grants {
             ToNode::Denied { request, resource, reason } => {
                 let current = self.resources.get(&resource).is_some_and(|known| match &known.stand {
                     Stand::Asked { request: asked } => *asked == request,
-                    Stand::Granted { renewing, .. } => *renewing,
+                    // No other gateway is there: what is granted goes on, should its own answer again.
+                    Stand::Granted { renewing, .. } => *renewing && reason != DenyReason::NoGateway,
                     Stand::Unused | Stand::Denied(_) | Stand::Offline => false,
                 });
                 if current {
@@ -345,9 +346,18 @@ impl Grants {
                 self.say(FromNode::RelayRoundTrips(trips), cx);
             }
             GrantsCommand::Peers(PeersFact::Peer(fact)) => {
-                let gateway = self.gateways.values_mut().find(|gateway| gateway.slot == fact.slot);
+                let found = self.gateways.iter_mut().find(|(_, gateway)| gateway.slot == fact.slot);
+                let (id, gateway) = found.map_or((None, None), |(id, gateway)| (Some(*id), Some(gateway)));
                 match (fact.what, gateway) {
-                    (PeerChange::Path(path), Some(gateway)) => gateway.path = Some(path),
+                    (PeerChange::Path(path), Some(gateway)) => {
+                        gateway.silent &= !path.proven;
+                        gateway.path = Some(path);
+                    }
+                    (PeerChange::Silent, Some(gateway)) => {
+                        if !std::mem::replace(&mut gateway.silent, true) {
+                            id.into_iter().for_each(|id| self.look_elsewhere(id, cx));
+                        }
+                    }
                     (PeerChange::Established, Some(gateway)) => {
                         tracing::info!(gateway = gateway.name, "connected");
                     }

@@ -11,7 +11,7 @@ pub mod link;
 pub mod model;
 pub mod policy_file;
 pub mod relay_registry;
-pub mod sqlite;
+pub mod sql;
 pub mod storage;
 pub mod store;
 

@@ -44,6 +44,14 @@ pub enum StorageError {
     /// What the caller's own closure found wrong.
     #[error("{0}")]
     Refused(String),
+    /// It is not as the caller last saw it.
+    #[error("{kind} {name} was changed meanwhile")]
+    Changed {
+        /// What.
+        kind: Kind,
+        /// Its name or id.
+        name: String,
+    },
     /// The token is not accepted for this installation.
     #[error("the token belongs to another installation")]
     OtherInstallation,
@@ -53,9 +61,15 @@ pub enum StorageError {
     /// Too much is waiting.
     #[error("storage is busy")]
     Busy,
+    /// The database cannot be reached, or takes no writes now.
+    #[error("the database cannot be reached")]
+    Away(#[source] sqlx::Error),
+    /// There is no room for what is written.
+    #[error("the disk of the database is full or failing")]
+    Full(#[source] sqlx::Error),
     /// The database failed.
     #[error("the database failed")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
     /// The database's layout could not be brought up to date.
     #[error("the database could not be brought up to date")]
     Migration(#[from] sqlx::migrate::MigrateError),
@@ -64,11 +78,50 @@ pub enum StorageError {
     Damaged(&'static str),
 }
 
+impl From<sqlx::Error> for StorageError {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error;
+        match &error {
+            Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => {
+                Self::Away(error)
+            }
+            Error::Database(cause) => {
+                let full = is_full(cause.as_ref());
+                let away = is_away(cause.as_ref());
+                match (full, away) {
+                    (true, _) => Self::Full(error),
+                    (false, true) => Self::Away(error),
+                    (false, false) => Self::Database(error),
+                }
+            }
+            _ => Self::Database(error),
+        }
+    }
+}
+
+/// Whether the disk is the cause: SQLite's FULL, IOERR and CANTOPEN with all their variants, PostgreSQL's `disk_full`.
+fn is_full(cause: &dyn sqlx::error::DatabaseError) -> bool {
+    let code = cause.code().unwrap_or_default();
+    if cause.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+        return code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 10 | 13 | 14));
+    }
+    code == "53100"
+}
+
+/// Whether PostgreSQL goes down, comes up, cut the connection, or is a follower that takes no writes.
+fn is_away(cause: &dyn sqlx::error::DatabaseError) -> bool {
+    let code = cause.code().unwrap_or_default();
+    cause.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_none()
+        && (code.starts_with("08") || code.starts_with("57P") || code == "53300" || code == "25006")
+}
+
 /// Changes one record inside the transaction that writes it.
 pub type Patch = Box<dyn FnOnce(&mut Object) -> Result<(), StorageError> + Send>;
 
 /// Looks at all records of a kind inside the transaction, before anything of it is written.
 pub type Check = Box<dyn FnOnce(&[Object]) -> Result<(), StorageError> + Send>;
+/// Looks at one record inside the transaction, before what follows.
+pub type Expectation = Box<dyn FnOnce(&Object) -> Result<(), StorageError> + Send>;
 
 /// A node that says hello with a token.
 #[derive(Debug, Clone)]
@@ -93,6 +146,8 @@ pub enum Op {
     Put(Object),
     /// Reads, changes and writes a record.
     Patch(Kind, Key, Patch),
+    /// Looks at a record and refuses the whole change when it is not as expected. Leaves no row in the log.
+    Expect(Kind, Key, Expectation),
     /// Deletes a record, and what belongs to it.
     Delete(Kind, Key),
     /// Deletes a grant if it is there, and notes why it ended.

@@ -83,15 +83,28 @@ impl Store {
             let result = result.map(Arc::new);
             if let Ok(committed) = &result {
                 store.publish(committed, cx);
-            } else if let (Err(error @ StorageError::Database(_)), None) = (&result, &reply) {
+            } else if let (Err(error), None) = (&result, &reply) {
                 tracing::error!(error = %with_cause(error), "a change could not be written");
             }
+            let away = matches!(result, Err(StorageError::Away(_)));
             // Followers are told first: whoever gets the answer may rely on it.
             if let Some(reply) = reply {
                 reply.send(result);
             }
+            if away {
+                store.refuse_all();
+            }
             store.next(cx);
         });
+    }
+
+    /// The database is away: who waits learns it now, and not one after the other.
+    fn refuse_all(&mut self) {
+        for (_, reply) in self.waiting.drain(..) {
+            if let Some(reply) = reply {
+                reply.send(Err(StorageError::Away(sqlx::Error::PoolTimedOut)));
+            }
+        }
     }
 
     fn publish(&mut self, committed: &Arc<Committed>, cx: &mut Cx<Self>) {

@@ -18,7 +18,7 @@ use crate::model::{
     Device, Gateway, Grant, GrantState, Group, Object, Policy, Principal, Relay, Resource, Site, Token,
     inner_addresses,
 };
-use crate::sqlite::Sqlite;
+use crate::sql::{Location, Sql};
 use crate::storage::{Committed, Join, Op, Storage, StorageError, Write};
 
 pub(crate) fn at(text: &str) -> Timestamp {
@@ -29,9 +29,13 @@ pub(crate) fn noon() -> Timestamp {
     at("2026-11-24T12:00:00Z")
 }
 
-/// A database in a directory that goes with it.
+/// Names a PostgreSQL that tests may make databases in, instead of SQLite files.
+const POSTGRES: &str = "POSTERN_TEST_POSTGRES";
+
+/// A database of its own, in a directory that goes with it.
 pub(crate) struct Database {
-    pub storage: Sqlite,
+    pub storage: Sql,
+    pub location: Location,
     pub account: AccountId,
     pub directory: TempDir,
 }
@@ -39,10 +43,20 @@ pub(crate) struct Database {
 impl Database {
     pub async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let storage = Sqlite::open(&directory.path().join("control.sqlite")).await.unwrap();
+        let location = match std::env::var(POSTGRES) {
+            Ok(server) => {
+                let name = format!("t{}", uuid::Uuid::now_v7().simple());
+                Sql::make_database(&server, &name).await;
+                let (place, query) = server.split_once('?').unwrap_or((&server, ""));
+                let place = place.rsplit_once('/').unwrap().0;
+                Location::Postgres(format!("{place}/{name}?{query}"))
+            }
+            Err(_) => Location::Sqlite(directory.path().join("control.sqlite")),
+        };
+        let storage = Sql::open(&location).await.unwrap();
         let admin = Secrets::generate(TokenKind::Admin).unwrap();
         let account = storage.create_account("default".into(), admin.hash(), noon()).await.unwrap().id;
-        Self { storage, account, directory }
+        Self { storage, location, account, directory }
     }
 
     pub async fn write(&self, ops: Vec<Op>) -> Result<Committed, StorageError> {
@@ -148,6 +162,7 @@ pub(crate) fn token(kind: TokenKind, name: &str) -> Token {
         region: None,
         latitude: None,
         longitude: None,
+        scopes: std::collections::BTreeSet::new(),
         many: true,
         identity: None,
         expires_at: None,
@@ -165,6 +180,7 @@ pub(crate) fn gateway(name: &str, site: &Site, host: u32) -> (Gateway, IdentityK
         token: None,
         identity: identity.public(),
         host,
+        draining: false,
         version: None,
         last_seen_at: None,
         created_at: noon(),

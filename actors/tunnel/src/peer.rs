@@ -143,6 +143,8 @@ pub enum PeerChange {
     Established,
     /// The session ended for want of an answer.
     Expired,
+    /// What is sent stays unanswered on every path.
+    Silent,
     /// Where data goes now.
     Path(PathSummary),
     /// The other end sees us as this address on a direct path.
@@ -605,7 +607,10 @@ impl Peer {
                 }
                 PathOutput::Proven { .. } => self.report_path(now),
                 PathOutput::Lost { path } => {
-                    tracing::debug!(slot = self.kept.config.slot, ?path, "path lost")
+                    tracing::debug!(slot = self.kept.config.slot, ?path, "path lost");
+                    if self.agent.report(now).is_none_or(|report| report.rtt.is_none()) {
+                        self.report(PeerChange::Silent);
+                    }
                 }
                 PathOutput::NeedPermission { slot, remote } => self.lane.bind(slot, remote, now),
                 PathOutput::Observed { address } => self.report(PeerChange::Observed(address)),

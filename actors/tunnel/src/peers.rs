@@ -353,7 +353,7 @@ impl Peers {
                 PeerChange::Established => entry.established = true,
                 PeerChange::Expired => entry.established = false,
                 PeerChange::Path(path) => entry.path = Some(*path),
-                PeerChange::Observed(_) | PeerChange::FlowEnded(_) => {}
+                PeerChange::Silent | PeerChange::Observed(_) | PeerChange::FlowEnded(_) => {}
             }
         }
         let _ = self.facts.tell(PeersFact::Peer(fact));

@@ -4,6 +4,7 @@
 //! module with it and name it in [`suites`]. `cargo xtask bench` builds the programs and runs `postern-bench`.
 
 pub mod chart;
+pub mod control;
 pub mod install;
 pub mod machine;
 pub mod options;
@@ -24,5 +25,10 @@ pub use suite::{Better, Bound, Chart, Figure, Measure, Need, Peer, Round, Setup,
 
 /// Every suite that exists, in the order in which they run.
 pub fn suites() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(tunnel::Tunnel), Box::new(relay::Relay), Box::new(policy::Policy)]
+    vec![
+        Box::new(tunnel::Tunnel),
+        Box::new(relay::Relay),
+        Box::new(policy::Policy),
+        Box::new(control::Control),
+    ]
 }

@@ -4,12 +4,14 @@
 //! `cargo xtask demo` shows the steps to a person; the scenarios hold each of them, and more, in a world of their own.
 
 mod admin;
+mod alone;
 mod ground;
 mod nodes;
 pub mod steps;
 mod world;
 
 pub use admin::Admin;
+pub use alone::Alone;
 pub use ground::{Ground, addresses};
 pub use nodes::{Client, Node};
 pub use world::{Plan, World};

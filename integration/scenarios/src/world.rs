@@ -243,6 +243,29 @@ impl World {
         Ok(())
     }
 
+    /// A second gateway in the office, on a host of its own. Nobody starts it again when it ends.
+    pub fn second_gateway(&self, name: &str) -> Result<Node> {
+        let host = self.ground.lab.host("office-two")?;
+        self.ground.attach(&host, "eth0", &self.ground.office_nat, 1, 3)?;
+        host.names(&[crate::addresses::WEB.parse()?], &[])?;
+        let token = host.dir().join("gateway.token");
+        fs::copy(self.ground.office.dir().join("gateway.token"), &token)?;
+        let token = token.display().to_string();
+        let words = [
+            "--control-url",
+            CONTROL_URL,
+            "--control-pin",
+            &self.pin,
+            "--token-file",
+            &token,
+            "--name",
+            name,
+        ];
+        let node = self.node(&host, "postern-gateway", 9461, |launch| launch.args(words))?;
+        node.wait_ready(READY)?;
+        Ok(node)
+    }
+
     /// Starts the daemon at home and logs it in with the command that control printed for it.
     pub fn start_client(&mut self) -> Result<()> {
         let client = self.client_on(&self.ground.home)?;

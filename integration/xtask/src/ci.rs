@@ -24,11 +24,12 @@ pub fn run() -> Result<ExitCode> {
     log.part("unit", || test::unit(None, false));
     log.part("lab", || test::lab(None));
     log.part("scenarios", || test::scenarios(None, false));
+    log.part("storage on PostgreSQL", test::on_postgres);
     log.part("foreign tools", || test::scenarios(None, true));
 
     println!();
     for (name, took, outcome) in &log.parts {
-        println!("{name:14} {:>9}  {outcome}", human(*took));
+        println!("{name:21} {:>9}  {outcome}", human(*took));
     }
     println!("{} passed, {} failed", log.count.passed, log.count.failed);
     Ok(if log.count.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

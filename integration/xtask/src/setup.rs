@@ -17,7 +17,7 @@ const fn tool(program: &'static str, package: &'static str, demo: bool) -> Tool 
     Tool { program, package, demo }
 }
 
-const TOOLS: [Tool; 13] = [
+const TOOLS: [Tool; 14] = [
     tool("nft", "nftables", true),
     tool("ip", "iproute2", true),
     tool("tc", "iproute2", true),
@@ -28,6 +28,7 @@ const TOOLS: [Tool; 13] = [
     tool("iperf3", "iperf3", false),
     tool("turnutils_uclient", "coturn", false),
     tool("openssl", "openssl", false),
+    tool("pg_ctlcluster", "postgresql", false),
     tool("debootstrap", "debootstrap", false),
     tool("systemd-nspawn", "systemd-container", false),
     tool("systemd-analyze", "systemd", false),

@@ -2,12 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{ExitCode, Stdio},
+    process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use integration_lab::{Privilege, enter_user_namespace, privilege};
+use integration_lab::{Postgres, Privilege, enter_user_namespace, privilege};
 
 use crate::{build, deep, setup};
 
@@ -74,6 +74,9 @@ impl Test {
                 }
             }
         }
+        if wants(Part::Foreign) && self.filter.as_deref().is_none_or(|filter| "postgres".contains(filter)) {
+            count += on_postgres()?;
+        }
         if needs_lab && privilege() == Privilege::None {
             println!("{} passed, {} failed before the scenarios", count.passed, count.failed);
             ensure!(count.failed == 0, "tests failed");
@@ -103,6 +106,24 @@ pub fn unit(filter: Option<&str>, deep: bool) -> Result<Count> {
     arguments.extend(["--exclude", "integration-scenarios", "--exclude", "integration-lab"]);
     arguments.extend(filter);
     counted(&arguments, deep)
+}
+
+/// The tests of storage once more, on a PostgreSQL of their own.
+pub fn on_postgres() -> Result<Count> {
+    if !Postgres::possible() {
+        eprintln!("not run in a user namespace: the tests of storage on PostgreSQL");
+        return Ok(Count::default());
+    }
+    if Postgres::start().is_err() {
+        setup::ensure_tools(false)?;
+    }
+    let postgres = Postgres::start()?;
+    // The same members as the unit tests, so that nothing is built again; the filter leaves storage alone.
+    let mut arguments = vec!["test", "--locked", "--workspace", "--lib", "--no-fail-fast"];
+    arguments.extend(["--exclude", "integration-scenarios", "--exclude", "integration-lab", "sql::tests"]);
+    let mut command = build::cargo(&arguments);
+    command.env("POSTERN_TEST_POSTGRES", postgres.url());
+    count(command)
 }
 
 /// The lab's own tests: they need namespaces, and none of the four programs.
@@ -156,6 +177,10 @@ fn counted(arguments: &[&str], deep: bool) -> Result<Count> {
     if deep {
         command.env("PROPTEST_CASES", DEEP_CASES).envs(deep::variables()?);
     }
+    count(command)
+}
+
+fn count(mut command: Command) -> Result<Count> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let output = child.stdout.take().context("no output")?;
     let mut count = Count::default();

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use actors_control::sqlite::Sqlite;
+use actors_control::sql::{Location, Sql};
 use actors_control::storage::Storage as _;
 use actors_control::store::with_cause;
 use jiff::Timestamp;
@@ -46,11 +46,12 @@ fn tempfile_in(dir: &std::path::Path) -> std::io::Result<()> {
 }
 
 async fn database(config: &Config) -> Check {
-    let file = config.settings.state_dir.join("control.sqlite");
-    if !file.exists() {
+    if let Location::Sqlite(file) = &config.database
+        && !file.exists()
+    {
         return Check::warn("database", "there is none yet", "`postern-control init` makes it");
     }
-    let opened = async { Sqlite::open(&file).await?.accounts().await }.await;
+    let opened = async { Sql::open(&config.database).await?.accounts().await }.await;
     match opened {
         Ok(accounts) if accounts.is_empty() => {
             Check::warn("database", "it has no account yet", "`postern-control init` makes one")
@@ -58,7 +59,7 @@ async fn database(config: &Config) -> Check {
         Ok(accounts) => Check::ok("database", format!("opens, {} account(s)", accounts.len())),
         Err(error) => Check::fail(
             "database",
-            format!("{} does not open: {}", file.display(), with_cause(&error)),
+            format!("{} does not open: {}", config.database, with_cause(&error)),
             "see that it belongs to this user and was not written by a newer version",
         ),
     }

@@ -68,6 +68,28 @@ pub enum Command {
     },
     /// Print the pin of the certificate
     Pin,
+    /// Copy the SQLite database to a new file, as it is at one moment; control goes on meanwhile
+    Backup {
+        /// The new file (0600)
+        file: std::path::PathBuf,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a backup and put it in the place of the SQLite database, which is kept beside it; control must be stopped
+    Restore {
+        /// The backup
+        file: std::path::PathBuf,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// The accounts (tenants) of this control plane
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Admin tokens, made here on the server: for an account whose token is lost
+    #[command(subcommand)]
+    AdminToken(AdminTokenCommand),
     /// Try state directory, database, certificate, ports and clock, and name the fix for what is missing
     Check {
         /// As one JSON object
@@ -86,6 +108,52 @@ pub enum Command {
     #[cfg(feature = "chaos")]
     #[command(subcommand)]
     Chaos(services_chassis::local::Chaos),
+}
+
+/// What can be done with accounts.
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Make an account and its first admin token
+    Create {
+        /// Its name
+        name: String,
+        /// How the token is kept.
+        #[command(flatten)]
+        keep: Keep,
+    },
+    /// Show all
+    List {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What can be done with admin tokens.
+#[derive(Debug, Subcommand)]
+pub enum AdminTokenCommand {
+    /// Make one that may do everything in its account
+    Create {
+        /// Its name; without it, one with the time of day
+        name: Option<String>,
+        /// The account; may be left out while there is only one
+        #[arg(long = "of", value_name = "ACCOUNT")]
+        of: Option<String>,
+        /// How the token is kept.
+        #[command(flatten)]
+        keep: Keep,
+    },
+}
+
+/// How a new token is kept.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Keep {
+    /// Write the token to this new file (0600) instead of showing it once
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<std::path::PathBuf>,
+    /// As one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[cfg(test)]

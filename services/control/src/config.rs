@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use actors_control::sql::{InvalidLocation, Location};
 use clap::Args;
 use serde::Deserialize;
 use services_chassis::Failure;
@@ -30,6 +31,9 @@ pub struct ControlFlags {
     /// Another name for --state-dir
     #[arg(long, env = "POSTERN_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Where everything is kept: sqlite:FILE or postgres://USER@HOST/DATABASE; default a file in the state directory
+    #[arg(long, env = "POSTERN_DATABASE", value_name = "URL", hide_env_values = true)]
+    pub database: Option<String>,
     /// Certificate chain of your own (PEM); without it, a self-signed certificate that nodes pin
     #[arg(long, env = "POSTERN_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -53,6 +57,7 @@ impl ControlFlags {
             listen: if self.listen.is_empty() { file.listen } else { self.listen },
             public_url: self.public_url.or(file.public_url),
             data_dir: self.data_dir.or(file.data_dir),
+            database: self.database.or(file.database),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
             account: self.account.or(file.account),
@@ -71,6 +76,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// How nodes reach control, if it was said.
     pub public_url: Option<String>,
+    /// Where everything is kept.
+    pub database: Location,
     /// Certificate and key of the administrator's own.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The account that the first start makes.
@@ -118,23 +125,30 @@ impl Config {
         let max_partition =
             control.max_partition.map_or(Ok(Duration::from_secs(24 * 3600)), |text| duration(&text))?;
         let account = control.account.unwrap_or_else(|| "default".into());
-        if account.is_empty()
-            || account.len() > 64
-            || !account.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-        {
+        if !is_name(&account) {
             return Err(Failure::usage(format!("--account `{account}` is no name"))
                 .fix("write 1 to 64 letters, digits, dots, hyphens and underscores"));
         }
-        Ok(Self {
-            settings: common.resolve(PROGRAM)?,
-            listen,
-            public_url,
-            tls,
-            account,
-            max_partition,
-            country_database: control.country_database,
-        })
+        let settings = common.resolve(PROGRAM)?;
+        let database = match control.database {
+            // The text may hold a password: it is not repeated.
+            Some(text) => text.parse().map_err(|error: InvalidLocation| {
+                Failure::usage(format!("--database: {error}"))
+                    .fix("write for example postgres://postern@db.example.com/postern")
+            })?,
+            None => Location::Sqlite(settings.state_dir.join("control.sqlite")),
+        };
+        let country_database = control.country_database;
+        Ok(Self { settings, listen, public_url, database, tls, account, max_partition, country_database })
     }
+}
+
+/// Whether it can be the name of an account or a token.
+pub fn is_name(text: &str) -> bool {
+    text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && text.len() <= 64
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && uuid::Uuid::parse_str(text).is_err()
 }
 
 /// Checks an address that nodes are told, and takes the slash at its end off.
@@ -228,6 +242,7 @@ mod tests {
             ("--max-partition 24", "--max-partition"),
             ("--max-partition 5s", "--max-partition"),
             ("--account a/b", "--account"),
+            ("--database mysql://db/postern", "--database"),
         ] {
             assert!(load(line).unwrap_err().what.contains(flag), "{line}");
         }

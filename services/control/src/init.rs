@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use actors_control::clock::Clock;
 use actors_control::model::Account;
-use actors_control::sqlite::Sqlite;
+use actors_control::sql::{Location, Sql};
 use actors_control::storage::{Storage, StorageError};
 use actors_control::store::with_cause;
 use protocol_identity::{CertificatePin, Token, TokenKind};
@@ -22,7 +22,7 @@ use crate::public::Public;
 /// A state directory with everything in it.
 pub struct Prepared {
     /// The database.
-    pub storage: Arc<Sqlite>,
+    pub storage: Arc<Sql>,
     /// All accounts.
     pub accounts: Vec<Account>,
     /// How others reach this control plane.
@@ -52,13 +52,15 @@ pub async fn prepare(config: &Config) -> Result<Prepared, Failure> {
         None => certificate::prepare(state_dir, host_of(&url), &own)?,
         Some(_) => certificate::pin(config)?,
     };
-    let database = state_dir.join("control.sqlite");
-    let storage = Sqlite::open(&database).await.map_err(|error| cannot_open(&database, &error))?;
-    for file in ["control.sqlite", "control.sqlite-wal", "control.sqlite-shm"] {
-        close_to_others(&state_dir.join(file));
+    let database = &config.database;
+    let storage = Sql::open(database).await.map_err(|error| cannot_open(database, &error))?;
+    if let Location::Sqlite(file) = database {
+        for end in ["", "-wal", "-shm"] {
+            close_to_others(&PathBuf::from(format!("{}{end}", file.display())));
+        }
     }
     let token_file = state_dir.join("admin.token");
-    let mut accounts = storage.accounts().await.map_err(|error| cannot_open(&database, &error))?;
+    let mut accounts = storage.accounts().await.map_err(|error| cannot_open(database, &error))?;
     let mut token = None;
     if accounts.is_empty() {
         // The file first: an account whose token nobody has would be of no use.
@@ -68,7 +70,7 @@ pub async fn prepare(config: &Config) -> Result<Prepared, Failure> {
         secret_file::replace(&token_file, &text)
             .map_err(|error| Failure::failed(format!("cannot write {}: {error}", token_file.display())))?;
         let made = storage.create_account(config.account.clone(), fresh.hash(), Clock::System.now()).await;
-        accounts.push(made.map_err(|error| cannot_open(&database, &error))?);
+        accounts.push(made.map_err(|error| cannot_open(database, &error))?);
         token = Some(fresh);
     }
     Ok(Prepared {
@@ -83,14 +85,31 @@ pub async fn prepare(config: &Config) -> Result<Prepared, Failure> {
     })
 }
 
-fn cannot_open(database: &Path, error: &StorageError) -> Failure {
-    let failure =
-        Failure::failed(format!("cannot use the database {}: {}", database.display(), with_cause(error)));
-    match error {
-        StorageError::Migration(_) => {
-            failure.fix("it was written by a newer version: run that one, or restore a backup")
+/// The database of a state directory that is set up.
+///
+/// # Errors
+/// When there is none, or it cannot be used.
+pub async fn open_existing(config: &Config) -> Result<Sql, Failure> {
+    if let Location::Sqlite(file) = &config.database
+        && !file.exists()
+    {
+        return Err(Failure::failed(format!("there is no database {}", file.display()))
+            .fix("set it up with `postern-control init`, or name the right --state-dir"));
+    }
+    Sql::open(&config.database).await.map_err(|error| cannot_open(&config.database, &error))
+}
+
+fn cannot_open(database: &Location, error: &StorageError) -> Failure {
+    let failure = Failure::failed(format!("cannot use the database {database}: {}", with_cause(error)));
+    match (error, database) {
+        (StorageError::Migration(sqlx_migrate), _) if actors_control::sql::is_newer(sqlx_migrate) => failure
+            .fix("it was written by a newer version of postern-control: run that one, or restore a backup"),
+        (_, Location::Sqlite(_)) => {
+            failure.fix("see that the disk has room and that the file belongs to this user")
         }
-        _ => failure.fix("see that the disk has room and that the file belongs to this user"),
+        (_, Location::Postgres(_)) => {
+            failure.fix("see that PostgreSQL runs there, and that its user may log in and create tables")
+        }
     }
 }
 

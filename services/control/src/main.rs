@@ -2,7 +2,9 @@
 //!
 //! It decides and remembers; no packet passes through it. While it is away, what it granted goes on until its end.
 
+mod accounts;
 mod api;
+mod backup;
 mod certificate;
 mod check;
 mod cli;
@@ -41,6 +43,10 @@ fn run(mut cli: Cli) -> Result<(), Failure> {
             println!("{}", certificate::pin(&config)?);
             Ok(())
         }
+        Command::Backup { file, json } => block_on(backup::backup(&config, &file, json))?,
+        Command::Restore { file, json } => block_on(backup::restore(&config, &file, json))?,
+        Command::Account(command) => block_on(accounts::run(&config, command))?,
+        Command::AdminToken(command) => block_on(accounts::make_token(&config, command))?,
         Command::Check { json } => block_on(check::run(&config, json))?,
         Command::Tree => Ok(()),
         Command::Actors { json } => local::actors(PROGRAM, &config.settings.socket(PROGRAM), json),

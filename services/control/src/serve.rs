@@ -13,7 +13,7 @@ use actors_runtime::{Address, Reply, TreeHandle};
 use rustls::ServerConfig;
 use services_chassis::{Chassis, Failure, Readiness, no_desk};
 
-use crate::api::{Api, Throttle, routes};
+use crate::api::{Api, Idempotency, Rates, Throttle, routes};
 use crate::certificate;
 use crate::config::{Config, PROGRAM};
 use crate::init::{self, Prepared};
@@ -74,6 +74,8 @@ pub fn run(config: Config) -> Result<(), Failure> {
                     public,
                     readiness,
                     throttle,
+                    rates: Rates::default(),
+                    idempotency: Idempotency::default(),
                 });
                 serve(api, ports, &tls, handle);
             }

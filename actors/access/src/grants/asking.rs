@@ -13,7 +13,7 @@ use protocol_identity::{GatewayId, ResourceId};
 use protocol_traversal::Hygiene;
 use protocol_tunnel::TunnelIndex;
 
-use super::known::{Gateway, Stand, Term};
+use super::known::{Gateway, Known, Stand, Term};
 use super::{Decided, Grants};
 use crate::pins::Pinned;
 
@@ -21,6 +21,8 @@ use crate::pins::Pinned;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a refusal is repeated without asking control again.
 const DENIED_FOR: Duration = Duration::from_secs(2);
+/// How often control is asked for another gateway while one does not answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 impl Grants {
     pub(super) fn want(&mut self, resource: ResourceId, decided: Option<Reply<Decided>>, cx: &mut Cx<Self>) {
@@ -106,6 +108,27 @@ impl Grants {
         });
     }
 
+    /// A gateway does not answer: what goes through it is asked for again, so that control can name another one of the
+    /// site. One that control still hears is named again, and asked after until it answers.
+    pub(super) fn look_elsewhere(&mut self, gateway: GatewayId, cx: &mut Cx<Self>) {
+        if !self.up || self.gateways.get(&gateway).is_none_or(|gateway| !gateway.silent) {
+            return;
+        }
+        let through =
+            |known: &&Known| matches!(known.stand, Stand::Granted { gateway: at, .. } if at == gateway);
+        let resources: Vec<_> =
+            self.resources.values().filter(through).map(|known| known.view.resource).collect();
+        if resources.is_empty() {
+            return;
+        }
+        resources.into_iter().for_each(|resource| self.ask(resource, cx));
+        let sleep = cx.sleep(LOOK_AGAIN);
+        cx.spawn(sleep, move |me, (), cx| {
+            me.look_elsewhere(gateway, cx);
+            me.flush(cx);
+        });
+    }
+
     pub(super) fn free_slot(&mut self) -> u16 {
         loop {
             let slot = self.next_slot;
@@ -187,8 +210,9 @@ impl Grants {
             return None;
         }
         let gateway = answer.gateway;
-        let path = self.gateways.get(&gateway).filter(|held| held.slot == slot).and_then(|held| held.path);
-        self.gateways.insert(gateway, Gateway { slot, name, answer, secret, candidates, path });
+        let held = self.gateways.get(&gateway).filter(|held| held.slot == slot);
+        let (path, silent) = held.map_or((None, false), |held| (held.path, held.silent));
+        self.gateways.insert(gateway, Gateway { slot, name, silent, answer, secret, candidates, path });
         if let Some(config) = self.peer_config(gateway) {
             self.tell_peers(PeersCommand::Connect(Box::new(config)));
         }

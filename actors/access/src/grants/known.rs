@@ -48,6 +48,8 @@ impl Term {
 pub(super) struct Gateway {
     pub(super) slot: u16,
     pub(super) name: String,
+    /// Whether what is sent to it stays unanswered on every path.
+    pub(super) silent: bool,
     pub(super) answer: Answer,
     pub(super) secret: Secret32,
     pub(super) candidates: Vec<Candidate>,

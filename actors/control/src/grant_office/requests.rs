@@ -1,5 +1,6 @@
 //! A client asks for access.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,6 +11,11 @@ use protocol_policy::{Decision, OwnView, Verdict};
 use super::office::{APPLY_WITHIN, NOTE_AGAIN, Office, Open, Output, Waiting};
 use crate::model::{Device, Kind, Resource};
 use crate::storage::{Note, Op};
+
+/// What is not measured counts as far away.
+const UNMEASURED: Duration = Duration::from_secs(10);
+/// Gateways whose round trips fall into one step of this width are equally near: among them load decides.
+const EQUALLY_NEAR: Duration = Duration::from_millis(20);
 
 /// A denial as the denied person may know it.
 pub(super) fn deny_reason(decision: &Decision) -> DenyReason {
@@ -94,7 +100,11 @@ impl Office {
                 self.offered(id);
                 return self.schedule(id);
             }
-            // Its gateway is away: another one takes over, and the old grant is not in its next full state.
+            // Its gateway is away, and may serve on: without another one the grant stays as it is.
+            if self.choose_gateway(target.site, device).is_none() {
+                return deny(self, DenyReason::NoGateway);
+            }
+            // Another one takes over, and the old grant is not in its next full state.
             if self.remove(id).is_some() {
                 let detail = serde_json::json!({ "device": device, "resource": resource, "why": "its gateway is away" });
                 self.output(Output::Write(Op::End(id, detail)));
@@ -140,26 +150,37 @@ impl Office {
         }
     }
 
-    /// A gateway of the site that is online: the one that the device has a session with, else the one with the fewest
-    /// grants.
+    /// A gateway of the site that is online and in service: the one that the device has a session with, else the nearest,
+    /// and of those that are equally near the one with the fewest grants.
     fn choose_gateway(&self, site: SiteId, device: DeviceId) -> Option<GatewayId> {
+        let serves = |id: &&GatewayId| {
+            self.model.gateways.get(id).is_some_and(|gateway| gateway.site == site && !gateway.draining)
+        };
         self.gateways
             .keys()
-            .filter(|id| self.model.gateways.get(id).is_some_and(|gateway| gateway.site == site))
+            .filter(serves)
             .min_by_key(|id| {
                 let met = self.grants_of_device(device).any(|grant| grant.gateway == **id);
-                (!met, self.load_of(**id), **id)
+                let near = self.round_trip(device, **id).as_millis() / EQUALLY_NEAR.as_millis();
+                (!met, near, self.load_of(**id), **id)
             })
             .copied()
     }
 
-    /// The relay with the shortest measured way between the two; one that nobody measured comes after those.
+    /// How far apart a device and a gateway are over the relay that is best for both, as far as they have measured.
+    fn round_trip(&self, device: DeviceId, gateway: GatewayId) -> Duration {
+        let (Some(device), Some(gateway)) = (self.devices.get(&device), self.gateways.get(&gateway)) else {
+            return UNMEASURED;
+        };
+        let both = |(relay, to): (&RelayId, &Duration)| Some(*to + *gateway.round_trips.get(relay)?);
+        device.round_trips.iter().filter_map(both).min().unwrap_or(UNMEASURED)
+    }
+
     fn choose_relay(&self, device: DeviceId, gateway: GatewayId) -> Option<RelayId> {
-        const UNMEASURED: Duration = Duration::from_secs(10);
         let device = self.devices.get(&device).map(|online| &online.round_trips);
         let gateway = self.gateways.get(&gateway).map(|online| &online.round_trips);
         self.relays.open().map(|relay| relay.relay).min_by_key(|relay| {
-            let leg = |measured: Option<&std::collections::BTreeMap<RelayId, Duration>>| {
+            let leg = |measured: Option<&BTreeMap<RelayId, Duration>>| {
                 measured.and_then(|measured| measured.get(relay)).copied().unwrap_or(UNMEASURED)
             };
             (leg(device) + leg(gateway), *relay)

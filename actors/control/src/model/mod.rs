@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 pub(crate) use records::MAX_HOST;
 pub use records::{
-    Device, Gateway, Grant, GrantState, Group, Policy, Principal, Relay, Resource, Site, Token,
+    Device, Gateway, Grant, GrantState, Group, Policy, Principal, Relay, Resource, Scope, Site, Token,
     inner_addresses,
 };
 pub use resource::{InvalidAddress, InvalidFilter, parse_address, parse_filter, write_address, write_filter};
@@ -196,6 +196,32 @@ impl Object {
             Self::Policy(it) => it.id.0,
             Self::Grant(it) => it.id.0,
         }
+    }
+
+    /// Changes whenever somebody changes the record, and not when it is merely seen or used: what an administrator
+    /// compares before writing over it. The same in every process of one version of this program.
+    pub fn revision(&self) -> u64 {
+        use std::hash::{Hash as _, Hasher as _};
+        let mut still = self.clone();
+        match &mut still {
+            Self::Token(it) => it.last_used_at = None,
+            Self::Gateway(it) => (it.token, it.version, it.last_seen_at) = (None, None, None),
+            Self::Relay(it) => (it.token, it.version, it.last_seen_at) = (None, None, None),
+            Self::Device(it) => {
+                (it.token, it.version, it.last_seen_at) = (None, None, None);
+                (it.os, it.os_version) = (None, None);
+            }
+            Self::Site(_)
+            | Self::Resource(_)
+            | Self::Group(_)
+            | Self::Principal(_)
+            | Self::Policy(_)
+            | Self::Grant(_) => {}
+        }
+        // Without keys of its own: two processes agree.
+        let mut hasher = std::hash::DefaultHasher::new();
+        format!("{still:?}").hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Its name; a grant has none.

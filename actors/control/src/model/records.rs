@@ -37,6 +37,8 @@ pub struct Gateway {
     pub identity: IdentityPublic,
     /// Its number within the account's tunnel addresses; see [`inner_addresses`].
     pub host: u32,
+    /// Taken out of service: it keeps what it has, and gets nothing new.
+    pub draining: bool,
     pub version: Option<String>,
     pub last_seen_at: Option<Timestamp>,
     pub created_at: Timestamp,
@@ -83,6 +85,35 @@ pub struct Device {
     pub created_at: Timestamp,
 }
 
+/// What an admin token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Read everything, and ask for decisions.
+    Read,
+    /// Write sites, gateways, relays, resources and the tokens that join them.
+    Network,
+    /// Write groups, service accounts, policies, devices and grants.
+    Access,
+    /// Everything, other admin tokens included.
+    Admin,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Network, Self::Access, Self::Admin];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Network => "network",
+            Self::Access => "access",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 /// A token; never the token itself.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -99,6 +130,8 @@ pub struct Token {
     pub region: Option<String>,
     pub latitude: Option<f64>,
     pub longitude: Option<f64>,
+    /// What an admin token may do; empty for the others.
+    pub scopes: BTreeSet<Scope>,
     /// Whether several installations may use it. One that is not is pinned to the first that does.
     pub many: bool,
     /// The installation that it is pinned to.
@@ -112,6 +145,13 @@ impl Token {
     /// Whether its time is over.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|end| end <= now)
+    }
+
+    /// Whether an admin token reaches so far. Whoever may write may read.
+    pub fn allows(&self, needed: Scope) -> bool {
+        self.scopes.contains(&Scope::Admin)
+            || self.scopes.contains(&needed)
+            || (needed == Scope::Read && !self.scopes.is_empty())
     }
 }
 

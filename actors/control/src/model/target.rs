@@ -58,8 +58,10 @@ impl FromStr for To {
             (Some("icmp"), None) => Some(Over::Icmp),
             (Some(_), _) => return Err(NotADestination),
         };
-        let host = host.to_owned();
-        if host.is_empty() || host.len() > 255 { Err(NotADestination) } else { Ok(Self { host, over }) }
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let is_host =
+            host.parse::<IpAddr>().is_ok() || ((1..=255).contains(&host.len()) && host.bytes().all(plain));
+        if is_host { Ok(Self { host: host.to_owned(), over }) } else { Err(NotADestination) }
     }
 }
 
@@ -147,9 +149,19 @@ mod tests {
 
     #[test]
     fn text_that_is_no_destination_is_refused() {
-        for text in
-            ["", ":443", "wiki:", "wiki:0", "wiki:65536", "wiki/udp", "wiki:1/icmp", "wiki:1/sctp", "[::1]x"]
-        {
+        for text in [
+            "",
+            ":443",
+            "wiki:",
+            "wiki:0",
+            "wiki:65536",
+            "wiki/udp",
+            "wiki:1/icmp",
+            "wiki:1/sctp",
+            "[::1]x",
+            "w\u{ed}ki",
+            "a b",
+        ] {
             assert_eq!(text.parse::<To>(), Err(NotADestination), "{text}");
         }
     }

@@ -147,6 +147,7 @@ fn flag_of(field: &str) -> Option<String> {
         "expires_in_seconds" => "--expires",
         "max_session_seconds" => "--max-session",
         "site" => "--site",
+        "scopes" => "--scope",
         "listed" => "--listed",
         "description" => "--description",
         "latitude" => "--latitude",
@@ -179,13 +180,21 @@ fn refusal(status: StatusCode, problem: Problem, retry_after: Option<u32>) -> Fa
         None => detail,
     };
     match (status, problem.code.as_str()) {
-        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Failure::new(Exit::Denied, what).fix(
-            "pass another --token-file; on control's host, <state-dir>/admin.token holds the first admin token",
+        (StatusCode::UNAUTHORIZED, _) => Failure::new(Exit::Denied, what).fix(
+            "pass another --token-file; on control's host, <state-dir>/admin.token holds the first admin token, and \
+             `postern-control admin-token create` makes one",
         ),
+        (StatusCode::FORBIDDEN, _) => {
+            Failure::new(Exit::Denied, what).fix("pass a --token-file whose token has that scope")
+        }
         (StatusCode::TOO_MANY_REQUESTS, _) => Failure::failed(what).fix(match retry_after {
             Some(seconds) => format!("try again in {seconds} s"),
             None => "try again later".into(),
         }),
+        (StatusCode::PRECONDITION_FAILED, _) => Failure::failed(what).fix("look at it again, then try again"),
+        (StatusCode::INSUFFICIENT_STORAGE, _) => {
+            Failure::failed(what).fix("make room on the disk of control's database; nothing was changed")
+        }
         (StatusCode::SERVICE_UNAVAILABLE, _) => Failure::failed(what).fix("try again"),
         (StatusCode::NOT_FOUND, "not-found") => match problem.field.as_deref().and_then(noun_of) {
             Some(noun) => Failure::failed(what).fix(format!("`postern admin {noun} list` shows what there is")),

@@ -65,7 +65,7 @@ pub enum Command {
     Site(Verbs<SiteCreate, SiteUpdate>),
     /// Gateways that have joined
     #[command(subcommand)]
-    Gateway(JoinedVerbs<Rename>),
+    Gateway(JoinedVerbs<GatewayUpdate>),
     /// Relays that have joined
     #[command(subcommand)]
     Relay(JoinedVerbs<RelayUpdate>),
@@ -75,6 +75,9 @@ pub enum Command {
     /// Tokens that join a relay
     #[command(subcommand)]
     RelayToken(Verbs<RelayTokenCreate, TokenUpdate>),
+    /// Tokens of administrators and their scripts, with what each may do
+    #[command(subcommand)]
+    AdminToken(Verbs<AdminTokenCreate, TokenUpdate>),
     /// What is reached: networks, addresses, names
     #[command(subcommand)]
     Resource(Verbs<ResourceCreate, ResourceUpdate>),
@@ -105,8 +108,8 @@ pub enum Command {
 /// Verbs of what is created here.
 #[derive(Debug, Subcommand)]
 pub enum Verbs<C: Args, U: Args> {
-    /// Show all
-    List,
+    /// Show all, or only some
+    List(Only),
     /// Show one
     Show(Which),
     /// Make one
@@ -120,8 +123,8 @@ pub enum Verbs<C: Args, U: Args> {
 /// Verbs of what joins by itself, with a token.
 #[derive(Debug, Subcommand)]
 pub enum JoinedVerbs<U: Args> {
-    /// Show all
-    List,
+    /// Show all, or only some
+    List(Only),
     /// Show one
     Show(Which),
     /// Change one; what is not named stays
@@ -133,8 +136,8 @@ pub enum JoinedVerbs<U: Args> {
 /// Verbs of service accounts.
 #[derive(Debug, Subcommand)]
 pub enum ServiceAccountVerbs {
-    /// Show all
-    List,
+    /// Show all, or only some
+    List(Only),
     /// Show one
     Show(Which),
     /// Make one, and its first token
@@ -154,8 +157,8 @@ pub enum ServiceAccountVerbs {
 /// Verbs of policies.
 #[derive(Debug, Subcommand)]
 pub enum PolicyVerbs {
-    /// Show all
-    List,
+    /// Show all, or only some
+    List(Only),
     /// Show one
     Show(Which),
     /// Make one
@@ -183,6 +186,23 @@ pub enum GrantVerbs {
     List(GrantFilter),
     /// Show one, by its id
     Show(Which),
+    /// End one now, by its id: its flows end; the device may ask again, and policy decides anew
+    Delete(Which),
+}
+
+/// Which things a list shows.
+#[derive(Debug, Args)]
+pub struct Only {
+    /// Only those with this value, such as site=office, state=online or name=wiki (repeatable)
+    #[arg(long = "only", value_name = "FIELD=VALUE", value_parser = field_and_value)]
+    pub only: Vec<(String, String)>,
+}
+
+fn field_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((field, value)) if !field.is_empty() && !value.is_empty() => Ok((field.into(), value.into())),
+        Some(_) | None => Err("write FIELD=VALUE, such as site=office".into()),
+    }
 }
 
 /// A name or an id.
@@ -204,12 +224,15 @@ pub struct Update<U: Args> {
     pub change: U,
 }
 
-/// Only the name can change.
+/// What can change about a gateway.
 #[derive(Debug, Args)]
-pub struct Rename {
+pub struct GatewayUpdate {
     /// New name
     #[arg(long = "name", value_name = "NAME")]
     pub new_name: Option<String>,
+    /// Whether it is taken out of service: it keeps what it has, and gets nothing new
+    #[arg(long, value_name = "true|false")]
+    pub draining: Option<bool>,
 }
 
 /// A new site.
@@ -304,9 +327,32 @@ pub struct RelayTokenCreate {
     pub token: TokenFlags,
 }
 
-/// A token is never changed; this exists to say so.
+/// What can change about a token; never the token itself.
 #[derive(Debug, Args)]
-pub struct TokenUpdate {}
+pub struct TokenUpdate {
+    /// New name
+    #[arg(long = "name", value_name = "NAME")]
+    pub new_name: Option<String>,
+    /// When it stops working, counted from now, such as 30d
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION", conflicts_with = "never_expires")]
+    pub expires: Option<Duration>,
+    /// It works until it is deleted
+    #[arg(long)]
+    pub never_expires: bool,
+}
+
+/// A new admin token.
+#[derive(Debug, Args)]
+pub struct AdminTokenCreate {
+    /// Its name; without it, control draws one
+    pub name: Option<String>,
+    /// What it may do (repeatable): read, network, access or admin; without it, everything
+    #[arg(long = "scope", value_name = "SCOPE", value_parser = ["read", "network", "access", "admin"])]
+    pub scopes: Vec<String>,
+    /// How it is kept.
+    #[command(flatten)]
+    pub token: TokenFlags,
+}
 
 /// A new resource.
 #[derive(Debug, Args)]

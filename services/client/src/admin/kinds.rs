@@ -26,11 +26,12 @@ macro_rules! kinds {
 
 kinds! {
     SITE = "site", "sites", ["NAME": "/name", "GATEWAYS": "/gateways", "CREATED": "/created_at"];
-    GATEWAY = "gateway", "gateways", ["NAME": "/name", "SITE": "/site", "STATE": "/state", "VERSION": "/version", "ADDRESS": "/inner_ipv4", "LAST SEEN": "/last_seen_at"];
+    GATEWAY = "gateway", "gateways", ["NAME": "/name", "SITE": "/site", "STATE": "/state", "DRAINING": "/draining", "VERSION": "/version", "ADDRESS": "/inner_ipv4", "LAST SEEN": "/last_seen_at"];
     RELAY = "relay", "relays", ["NAME": "/name", "REGION": "/region", "STATE": "/state", "VERSION": "/version", "ADDRESSES": "/addresses", "LAST SEEN": "/last_seen_at"];
     DEVICE = "device", "devices", ["NAME": "/name", "PRINCIPAL": "/principal", "STATE": "/state", "VERIFIED": "/verified", "ADDRESS": "/inner_ipv4", "LAST SEEN": "/last_seen_at"];
     GATEWAY_TOKEN = "gateway-token", "gateway-tokens", ["NAME": "/name", "SITE": "/site", "EXPIRES": "/expires_at", "LAST USED": "/last_used_at", "ID": "/id"];
     RELAY_TOKEN = "relay-token", "relay-tokens", ["NAME": "/name", "REGION": "/region", "EXPIRES": "/expires_at", "LAST USED": "/last_used_at", "ID": "/id"];
+    ADMIN_TOKEN = "admin-token", "admin-tokens", ["NAME": "/name", "SCOPES": "/scopes", "EXPIRES": "/expires_at", "LAST USED": "/last_used_at", "ID": "/id"];
     RESOURCE = "resource", "resources", ["NAME": "/name", "KIND": "/kind", "ADDRESS": "/address", "SITE": "/site", "FILTERS": "/filters", "LISTED": "/listed"];
     GROUP = "group", "groups", ["NAME": "/name", "KIND": "/kind", "MEMBERS": "/members"];
     SERVICE_ACCOUNT = "service-account", "service-accounts", ["NAME": "/name", "GROUPS": "/groups", "DISABLED": "/disabled", "CREATED": "/created_at"];
@@ -127,6 +128,15 @@ impl Create for cli::RelayTokenCreate {
     }
 }
 
+impl Create for cli::AdminTokenCreate {
+    fn body(&self) -> Map<String, Value> {
+        let mut body =
+            object([("name", self.name.clone().map(Value::from)), ("scopes", some_list(&self.scopes))]);
+        body.extend(self.token.body());
+        body
+    }
+}
+
 impl Create for cli::ServiceAccountCreate {
     fn body(&self) -> Map<String, Value> {
         let mut body = object([
@@ -161,9 +171,12 @@ fn some_labels(labels: &[(String, String)], none: bool) -> Option<Value> {
     (none || !object.is_empty()).then_some(Value::Object(object))
 }
 
-impl Change for cli::Rename {
+impl Change for cli::GatewayUpdate {
     fn body(&self) -> Result<Map<String, Value>, Failure> {
-        Ok(object([("name", self.new_name.clone().map(Value::from))]))
+        Ok(object([
+            ("name", self.new_name.clone().map(Value::from)),
+            ("draining", self.draining.map(Value::from)),
+        ]))
     }
 }
 
@@ -198,7 +211,12 @@ impl Change for cli::DeviceUpdate {
 
 impl Change for cli::TokenUpdate {
     fn body(&self) -> Result<Map<String, Value>, Failure> {
-        Err(Failure::usage("a token is never changed").fix("create another one, and delete this one"))
+        let expires = match (self.expires, self.never_expires) {
+            (Some(end), _) => Some(json!(end.as_secs())),
+            (None, true) => Some(Value::Null),
+            (None, false) => None,
+        };
+        Ok(object([("name", self.new_name.clone().map(Value::from)), ("expires_in_seconds", expires)]))
     }
 }
 
@@ -288,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_change_carries_only_what_was_named() {
-        let change = cli::Rename { new_name: None };
+        let change = cli::GatewayUpdate { new_name: None, draining: None };
 
         assert!(change.body().unwrap().is_empty());
     }

@@ -11,7 +11,7 @@ use super::api::{Api, object};
 use super::audit;
 use super::cli::{
     Admin, AuditPart, AuditVerbs, Command, Connection, Decide, Explain, GrantVerbs, GroupUpdate, JoinedVerbs,
-    PolicyUpdate, PolicyVerbs, ServiceAccountVerbs, TokenFlags, Verbs,
+    Only, PolicyUpdate, PolicyVerbs, ServiceAccountVerbs, TokenFlags, Verbs,
 };
 use super::explained;
 use super::kinds::{self, Change, Create, Kind};
@@ -48,6 +48,9 @@ pub async fn run(admin: Admin) -> Result<(), Failure> {
         }
         Command::RelayToken(verbs) => {
             office.token(kinds::RELAY_TOKEN, verbs, |c| &c.token, "the relay's host").await
+        }
+        Command::AdminToken(verbs) => {
+            office.token(kinds::ADMIN_TOKEN, verbs, |c| &c.token, "the administrator's host").await
         }
         Command::Resource(verbs) => office.plain(kinds::RESOURCE, verbs).await,
         Command::Group(Verbs::Update(update)) => office.update_group(&update.which, &update.change).await,
@@ -105,7 +108,7 @@ impl Office {
         verbs: Verbs<C, U>,
     ) -> Result<(), Failure> {
         match verbs {
-            Verbs::List => self.list(kind, &[]).await,
+            Verbs::List(which) => self.list_only(kind, &which).await,
             Verbs::Show(one) => self.show(kind, &one.which).await,
             Verbs::Create(new) => self.create(kind, new.body()).await,
             Verbs::Update(update) => self.update(kind, &update.which, update.change.body()?).await,
@@ -115,7 +118,7 @@ impl Office {
 
     async fn joined<U: Args + Change>(&self, kind: Kind, verbs: JoinedVerbs<U>) -> Result<(), Failure> {
         match verbs {
-            JoinedVerbs::List => self.list(kind, &[]).await,
+            JoinedVerbs::List(which) => self.list_only(kind, &which).await,
             JoinedVerbs::Show(one) => self.show(kind, &one.which).await,
             JoinedVerbs::Update(update) => self.update(kind, &update.which, update.change.body()?).await,
             JoinedVerbs::Delete(one) => self.delete(kind, &one.which).await,
@@ -134,7 +137,7 @@ impl Office {
                 let out = flags(&new).out.as_deref();
                 self.create_token(kind, &[kind.collection], new.body(), out, host).await
             }
-            Verbs::List | Verbs::Show(_) | Verbs::Update(_) | Verbs::Delete(_) => {
+            Verbs::List(_) | Verbs::Show(_) | Verbs::Update(_) | Verbs::Delete(_) => {
                 self.plain(kind, verbs).await
             }
         }
@@ -144,7 +147,7 @@ impl Office {
         let kind = kinds::SERVICE_ACCOUNT;
         let host = "the device";
         match verbs {
-            ServiceAccountVerbs::List => self.list(kind, &[]).await,
+            ServiceAccountVerbs::List(which) => self.list_only(kind, &which).await,
             ServiceAccountVerbs::Show(one) => self.show(kind, &one.which).await,
             ServiceAccountVerbs::Create(new) if new.no_token => self.create(kind, new.body()).await,
             ServiceAccountVerbs::Create(new) => {
@@ -176,7 +179,7 @@ impl Office {
     async fn policy(&self, verbs: PolicyVerbs) -> Result<(), Failure> {
         let (kind, api) = (kinds::POLICY, &self.api);
         match verbs {
-            PolicyVerbs::List => self.list(kind, &[]).await,
+            PolicyVerbs::List(which) => self.list_only(kind, &which).await,
             PolicyVerbs::Show(one) => self.show(kind, &one.which).await,
             PolicyVerbs::Create(new) => self.create(kind, new.body()).await,
             PolicyVerbs::Update(update) => self.update_policy(&update.which, &update.change).await,
@@ -204,12 +207,19 @@ impl Office {
                 self.list(kinds::GRANT, &filters).await
             }
             GrantVerbs::Show(one) => self.show(kinds::GRANT, &one.which).await,
+            GrantVerbs::Delete(one) => self.delete(kinds::GRANT, &one.which).await,
         }
     }
 
     async fn list(&self, kind: Kind, filters: &[(&str, &str)]) -> Result<(), Failure> {
         output::list(kind, &self.api.list(&[kind.collection], filters).await?, self.json);
         Ok(())
+    }
+
+    async fn list_only(&self, kind: Kind, which: &Only) -> Result<(), Failure> {
+        let filters: Vec<_> =
+            which.only.iter().map(|(field, value)| (field.as_str(), value.as_str())).collect();
+        self.list(kind, &filters).await
     }
 
     async fn show(&self, kind: Kind, which: &str) -> Result<(), Failure> {

@@ -3,17 +3,21 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::header;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
 use protocol_policy::{Labels, Selector, check_label};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+use serde_json::Value;
 
 use super::problem::{Code, Problem};
 
 /// The largest body, bytes.
 pub const MAX_BODY: usize = 1024 * 1024;
+/// How long a body may take to come.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// The longest name.
 const MAX_NAME: usize = 64;
 /// The longest description.
@@ -28,42 +32,60 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let is_json = request.content_type().eq_ignore_ascii_case("application/json");
-        let announced = request
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         let payload = web::Payload::from_request(request, payload).into_inner();
+        let announced = announced(request);
         Box::pin(async move {
-            let too_large =
-                || Problem::new(Code::TooLarge, format!("the body is over {MAX_BODY} bytes; send less"));
             if !is_json {
                 return Err(Problem::new(
                     Code::UnsupportedMediaType,
                     "the body must be JSON; send Content-Type: application/json",
                 ));
             }
-            if announced.is_some_and(|length| length > MAX_BODY) {
-                return Err(too_large());
-            }
             let payload = payload.map_err(|_| Problem::new(Code::Invalid, "the body could not be read"))?;
-            let bytes = payload
-                .to_bytes_limited(MAX_BODY)
-                .await
-                .map_err(|_| too_large())?
-                .map_err(|_| Problem::new(Code::Invalid, "the body could not be read"))?;
+            let bytes = read(payload, announced).await?;
             parse(&bytes).map(Self)
         })
     }
 }
 
-/// Reads JSON; an error names the field.
+/// How long the body is, as the client says.
+pub fn announced(request: &HttpRequest) -> Option<usize> {
+    request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok())
+}
+
+/// Reads a body, bounded in size and in time.
+pub async fn read(payload: web::Payload, announced: Option<usize>) -> Result<web::Bytes, Problem> {
+    let too_large = || Problem::new(Code::TooLarge, format!("the body is over {MAX_BODY} bytes; send less"));
+    if announced.is_some_and(|length| length > MAX_BODY) {
+        return Err(too_large());
+    }
+    let late = || {
+        let seconds = BODY_WITHIN.as_secs();
+        Problem::new(Code::Timeout, format!("the body did not come within {seconds} s; send it at once"))
+    };
+    let whole = tokio::time::timeout(BODY_WITHIN, payload.to_bytes_limited(MAX_BODY)).await;
+    let whole = whole.map_err(|_| late())?.map_err(|_| too_large())?;
+    whole.map_err(|_| Problem::new(Code::Invalid, "the body could not be read"))
+}
+
+/// Reads a JSON object; an error names the field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let broken = |error: serde_json::Error| {
+        // The position in a body that a program wrote helps nobody.
+        let text = error.to_string();
+        Problem::new(
+            Code::Invalid,
+            format!("the body: {}", text.split(" at line ").next().unwrap_or_default()),
+        )
+    };
+    let mut value: Value = serde_json::from_slice(bytes).map_err(broken)?;
+    if !value.is_object() {
+        return Err(Problem::new(Code::Invalid, "the body must be a JSON object: {…}"));
+    }
+    make_whole(&mut value);
+    serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let text = error.inner().to_string();
-        // The position in a body that a program wrote helps nobody.
-        let text = text.split(" at line ").next().unwrap_or_default().to_owned();
         // Unknown and missing fields stand in backticks in the text, beside the path of what holds them.
         let named = ["unknown field `", "missing field `"]
             .into_iter()
@@ -76,9 +98,25 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             (path, Some(_) | None) => path.to_owned(),
         };
         Problem::field(field, text)
-    })?;
-    json.end().map_err(|_| Problem::new(Code::Invalid, "something follows the JSON in the body"))?;
-    Ok(value)
+    })
+}
+
+/// To JSON 60.0 and 60 are the same number; to what reads it as a whole one they shall be too.
+fn make_whole(value: &mut Value) {
+    /// Up to here a float is exact.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            if let Some(float) = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < EXACT) {
+                #[allow(clippy::cast_possible_truncation, reason = "it is whole and exact")]
+                let whole = float as i64;
+                *number = whole.into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(make_whole),
+        Value::Object(fields) => fields.values_mut().for_each(make_whole),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// Tells a field that is `null` from one that is left out: `Some(None)` and `None`.
@@ -109,9 +147,12 @@ pub fn check_name(name: &str) -> Result<(), Problem> {
 /// Checks a description.
 pub fn check_description(description: Option<&str>) -> Result<(), Problem> {
     match description {
-        Some(text) if text.len() > MAX_DESCRIPTION => {
-            Err(Problem::field("description", format!("longer than {MAX_DESCRIPTION} bytes; write less")))
-        }
+        Some(text) if text.chars().count() > MAX_DESCRIPTION => Err(Problem::field(
+            "description",
+            format!("longer than {MAX_DESCRIPTION} characters; write less"),
+        )),
+        // PostgreSQL keeps no such text, and nobody means it.
+        Some(text) if text.contains('\0') => Err(Problem::field("description", "it holds a zero character")),
         Some(_) | None => Ok(()),
     }
 }
@@ -175,6 +216,19 @@ mod tests {
         assert_eq!(blamed(r#"{"name": "a", "colour": 1}"#).as_deref(), Some("colour"));
         assert_eq!(blamed("{}").as_deref(), Some("name"));
         assert_eq!(blamed("[").as_deref(), None);
+    }
+
+    #[test]
+    fn a_body_is_an_object_and_whole_numbers_may_have_a_point() {
+        #[derive(Debug, Deserialize)]
+        struct Seconds {
+            seconds: Option<u64>,
+        }
+
+        assert_eq!(parse::<Seconds>(br#"{"seconds": 60.0}"#).unwrap().seconds, Some(60));
+        assert_eq!(parse::<Seconds>(br#"{"seconds": 60.5}"#).unwrap_err().field.as_deref(), Some("seconds"));
+        assert!(parse::<Seconds>(b"[null]").unwrap_err().detail.contains("object"));
+        assert!(parse::<Seconds>(br#"{"seconds": 1} x"#).is_err());
     }
 
     #[test]

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::future::Future;
 
 use actix_web::http::header;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use actors_control::model::{Key, Kind, Object, Record};
-use actors_control::storage::{Op, Page, find, list};
+use actors_control::storage::{Op, Page, StorageError, find, list};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
 use super::auth::Admin;
 use super::body::Body;
+use super::precondition::{IfMatch, etag_header};
 use super::problem::{Code, Problem};
 
 /// A reference to something.
@@ -35,30 +36,130 @@ pub struct Listed<T> {
     pub next: Option<String>,
 }
 
-/// Which part of a collection.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The most references in one list of a body.
+const MAX_REFS: usize = 1000;
+/// Records that are read at once while a filter looks for those that fit.
+const READ_AT_ONCE: usize = 500;
+
+/// Which part of a collection, as the query says.
+#[derive(Debug)]
 pub struct ListQuery {
-    limit: Option<usize>,
-    after: Option<String>,
+    /// At most this many.
+    pub limit: usize,
+    /// Only what was made after this.
+    pub after: Option<Uuid>,
     name: Option<String>,
+    filters: Vec<(&'static str, String)>,
 }
 
 impl ListQuery {
-    /// The page that is asked for.
+    /// Reads a query that may hold these filters beside `limit`, `after` and, where there are names, `name`.
     ///
     /// # Errors
-    /// A limit or cursor that is none.
-    pub fn page(&self) -> Result<Page, Problem> {
-        let limit = self.limit.unwrap_or(200);
-        if !(1..=1000).contains(&limit) {
-            return Err(Problem::field("limit", "write 1 to 1000"));
+    /// A limit or cursor that is none, an unknown parameter, or one that is there twice.
+    pub fn read(query: &str, filters: &[Filter], named: bool) -> Result<Self, Problem> {
+        let mut read = Self { limit: 200, after: None, name: None, filters: Vec::new() };
+        let mut seen = std::collections::BTreeSet::new();
+        let pairs = web::Query::<Vec<(String, String)>>::from_query(query)
+            .map_err(|error| Problem::new(Code::Invalid, format!("the query: {error}")))?;
+        for (key, value) in pairs.into_inner() {
+            if !seen.insert(key.clone()) {
+                return Err(Problem::field(&key, "it stands in the query twice; send it once"));
+            }
+            match key.as_str() {
+                "limit" => {
+                    let limit = value.parse().ok().filter(|limit| (1..=1000).contains(limit));
+                    read.limit = limit.ok_or_else(|| Problem::field("limit", "write 1 to 1000"))?;
+                }
+                "after" => {
+                    let after = value.parse();
+                    let crooked = |_| Problem::field("after", "not a cursor; send what `next` said");
+                    read.after = Some(after.map_err(crooked)?);
+                }
+                "name" if named => read.name = Some(value),
+                other => match filters.iter().find(|filter| filter.name == other) {
+                    Some(filter) if filter.takes(&value) => read.filters.push((filter.name, value)),
+                    Some(filter) => return Err(Problem::field(other, filter.choices())),
+                    None => {
+                        let known: Vec<_> = filters.iter().map(|filter| filter.name).collect();
+                        let also = if named { ", name" } else { "" };
+                        let more =
+                            if known.is_empty() { String::new() } else { format!(", {}", known.join(", ")) };
+                        return Err(Problem::field(
+                            other,
+                            format!("unknown; this list takes limit, after{also}{more}"),
+                        ));
+                    }
+                },
+            }
         }
-        let after = self.after.as_ref().map(|after| after.parse()).transpose();
-        let after = after.map_err(|_| Problem::field("after", "not a cursor; send what `next` said"))?;
-        Ok(Page { after, limit, name: self.name.clone() })
+        Ok(read)
+    }
+
+    /// Whether something that is shown passes all filters.
+    fn passes(&self, shown: &serde_json::Value) -> bool {
+        self.filters.iter().all(|(name, wanted)| {
+            // `group` filters by what stands in `groups`.
+            let value = shown.get(name).or_else(|| shown.get(plural(name)));
+            value.is_some_and(|value| is(value, wanted))
+        })
     }
 }
+
+fn plural(name: &str) -> String {
+    format!("{name}s")
+}
+
+/// Whether a value is the wanted one: by its text, or a reference by id or name, or a list that holds it.
+fn is(value: &serde_json::Value, wanted: &str) -> bool {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => text == wanted,
+        Value::Bool(yes) => wanted == if *yes { "true" } else { "false" },
+        Value::Number(number) => number.to_string() == wanted,
+        Value::Array(items) => items.iter().any(|item| is(item, wanted)),
+        Value::Object(reference) => {
+            let id = reference.get("id").and_then(Value::as_str);
+            let by_id = Uuid::parse_str(wanted).is_ok_and(|wanted| id == Some(wanted.to_string().as_str()));
+            by_id || reference.get("name").and_then(Value::as_str) == Some(wanted)
+        }
+        Value::Null => false,
+    }
+}
+
+/// Something that a list can be narrowed by.
+#[derive(Debug, Clone, Copy)]
+pub struct Filter {
+    /// The parameter: a field of what is shown, or one of a list in it.
+    pub name: &'static str,
+    /// What it may be; empty for an id or name.
+    pub values: &'static [&'static str],
+}
+
+impl Filter {
+    /// By id or name.
+    pub const fn by_ref(name: &'static str) -> Self {
+        Self { name, values: &[] }
+    }
+
+    /// By one of a few words.
+    pub const fn one_of(name: &'static str, values: &'static [&'static str]) -> Self {
+        Self { name, values }
+    }
+
+    fn takes(&self, value: &str) -> bool {
+        self.values.is_empty() || self.values.contains(&value)
+    }
+
+    fn choices(&self) -> String {
+        format!("write {}", self.values.join(" or "))
+    }
+}
+
+/// Yes or no, in a query.
+pub const YES_NO: &[&str] = &["true", "false"];
+/// What a node's session may be.
+pub const STATES: &[&str] = &["online", "draining", "offline"];
 
 /// Looks names up, each once.
 pub struct Names<'a> {
@@ -129,6 +230,9 @@ pub async fn resolve_all<R: Record>(
     field: &str,
     texts: &[String],
 ) -> Result<Vec<R>, Problem> {
+    if texts.len() > MAX_REFS {
+        return Err(Problem::field(field, format!("more than {MAX_REFS}; send fewer")));
+    }
     let mut found = Vec::with_capacity(texts.len());
     for (n, text) in texts.iter().enumerate() {
         found.push(resolve(api, admin, &format!("{field}[{n}]"), text).await?);
@@ -146,11 +250,25 @@ pub trait Collection: 'static {
     type Record: Record;
     /// What is shown.
     type View: Serialize + ToSchema + 'static;
+    /// What its list can be narrowed by.
+    const FILTERS: &'static [Filter] = &[];
+    /// Whether its things have names of their own.
+    const NAMED: bool = true;
 
     /// Whether a stored record belongs to this collection.
     fn holds(record: &Self::Record) -> bool {
         let _ = record;
         true
+    }
+
+    /// Whether a record may go.
+    fn deletable(
+        api: &Api,
+        admin: &Admin,
+        record: &Self::Record,
+    ) -> impl Future<Output = Result<(), Problem>> {
+        let _ = (api, admin, record);
+        async { Ok(()) }
     }
 
     /// A record as it is shown.
@@ -211,19 +329,40 @@ pub type Online = std::collections::BTreeMap<Uuid, actors_control::directory::Pr
 pub async fn list_all<C: Collection>(
     api: web::Data<Api>,
     admin: Admin,
-    query: web::Query<ListQuery>,
-) -> Result<web::Json<Listed<C::View>>, Problem> {
-    let page = query.page()?;
-    let records = list::<C::Record>(&*api.storage, admin.account.id, page.clone()).await?;
-    let full = records.len() == page.limit;
-    let next = records.last().filter(|_| full).map(|record| record.uuid().to_string());
+    request: HttpRequest,
+) -> Result<web::Json<Listed<serde_json::Value>>, Problem> {
+    let query = ListQuery::read(request.query_string(), C::FILTERS, C::NAMED)?;
     let online = api.online(admin.account.id).await;
     let mut names = Names::new(&api, &admin);
-    let mut items = Vec::with_capacity(records.len());
-    for record in records.into_iter().filter(C::holds) {
-        items.push(C::view(&api, record, &mut names, &online).await?);
+    let (mut items, mut last, mut after) = (Vec::new(), None, query.after);
+    // One more than is asked for tells whether there is more.
+    let at_once = if query.filters.is_empty() { query.limit + 1 } else { READ_AT_ONCE };
+    loop {
+        let page = Page { after, limit: at_once, name: query.name.clone() };
+        let records = list::<C::Record>(&*api.storage, admin.account.id, page).await?;
+        let ended = records.len() < at_once;
+        for record in records {
+            let id = record.uuid();
+            after = Some(id);
+            if !C::holds(&record) {
+                continue;
+            }
+            let view = C::view(&api, record, &mut names, &online).await?;
+            let shown = serde_json::to_value(view);
+            let shown = shown.map_err(|error| Problem::internal("an answer could not be written", &error))?;
+            if !query.passes(&shown) {
+                continue;
+            }
+            if items.len() == query.limit {
+                return Ok(web::Json(Listed { items, next: last }));
+            }
+            items.push(shown);
+            last = Some(id.to_string());
+        }
+        if ended {
+            return Ok(web::Json(Listed { items, next: None }));
+        }
     }
-    Ok(web::Json(Listed { items, next }))
 }
 
 /// Finds a record of a collection.
@@ -233,7 +372,11 @@ pub async fn list_all<C: Collection>(
 pub async fn one<C: Collection>(api: &Api, admin: &Admin, key: &str) -> Result<C::Record, Problem> {
     let account = admin.account.id;
     let found = match Key::parse(key) {
-        Key::Id(id) => find::<C::Record>(&*api.storage, account, Key::Id(id)).await.ok(),
+        Key::Id(id) => match find::<C::Record>(&*api.storage, account, Key::Id(id)).await {
+            Ok(record) => Some(record),
+            Err(StorageError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        },
         // Two collections may share a kind, and a name then.
         Key::Name(name) => {
             let page = Page { after: None, limit: 16, name: Some(name) };
@@ -251,9 +394,18 @@ pub async fn show<C: Collection>(
     api: web::Data<Api>,
     admin: Admin,
     key: web::Path<String>,
-) -> Result<web::Json<C::View>, Problem> {
+) -> Result<HttpResponse, Problem> {
     let record = one::<C>(&api, &admin, &key).await?;
-    Ok(web::Json(viewed::<C>(&api, &admin, record).await?))
+    answer::<C>(&api, &admin, record).await
+}
+
+/// A record as it is shown now, with the tag to change it by.
+async fn answer<C: Collection>(api: &Api, admin: &Admin, record: C::Record) -> Result<HttpResponse, Problem> {
+    let object: Object = record.into();
+    let tag = etag_header(&object);
+    let record = C::Record::from_object(object);
+    let record = record.ok_or_else(|| Problem::new(Code::Internal, "a record lost its kind"))?;
+    Ok(HttpResponse::Ok().insert_header(tag).json(viewed::<C>(api, admin, record).await?))
 }
 
 /// A record as it is shown now.
@@ -269,12 +421,17 @@ pub async fn create<C: Create>(
     body: Body<C::Body>,
 ) -> Result<HttpResponse, Problem> {
     let created = C::create(&api, &admin, body.0).await?;
-    let location = format!("/api/v1/{}/{}", C::PATH, C::id(&created));
+    let id = C::id(&created);
+    let location = format!("/api/v1/{}/{id}", C::PATH);
+    let made = api.storage.find(admin.account.id, C::Record::KIND, Key::Id(id)).await?;
+    let tag = made.as_ref().map(etag_header);
+    let mut response = HttpResponse::Created();
     // A token in it must not be kept on the way.
-    Ok(HttpResponse::Created()
-        .insert_header((header::LOCATION, location))
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .json(created))
+    response.insert_header((header::LOCATION, location)).insert_header((header::CACHE_CONTROL, "no-store"));
+    if let Some(tag) = tag {
+        response.insert_header(tag);
+    }
+    Ok(response.json(created))
 }
 
 /// `PATCH /<PATH>/{ref}`
@@ -282,23 +439,25 @@ pub async fn change<C: Change>(
     api: web::Data<Api>,
     admin: Admin,
     key: web::Path<String>,
+    expected: IfMatch,
     body: Body<C::Body>,
-) -> Result<web::Json<C::View>, Problem> {
+) -> Result<HttpResponse, Problem> {
     let record = one::<C>(&api, &admin, &key).await?;
-    let mut ops = C::beside(&api, &admin, &record, &body.0).await?;
+    let mut ops: Vec<Op> = expected.op(C::Record::KIND, record.uuid()).into_iter().collect();
+    ops.extend(C::beside(&api, &admin, &record, &body.0).await?);
     let change = C::change(&api, &admin, body.0).await?;
     ops.push(patch::<C::Record>(record.uuid(), change));
     let committed = api.commit(&admin, ops).await?;
     let record = committed.last_object().cloned().and_then(C::Record::from_object);
     let record = record.ok_or_else(|| Problem::new(Code::Internal, "the change left nothing"))?;
-    Ok(web::Json(viewed::<C>(&api, &admin, record).await?))
+    answer::<C>(&api, &admin, record).await
 }
 
 /// A step that changes a record.
 pub fn patch<R: Record>(id: Uuid, change: impl FnOnce(&mut R) -> Result<(), String> + Send + 'static) -> Op {
     let patch = move |object: &mut Object| match R::from_object_mut(object) {
-        Some(record) => change(record).map_err(actors_control::storage::StorageError::Refused),
-        None => Err(actors_control::storage::StorageError::Damaged("record")),
+        Some(record) => change(record).map_err(StorageError::Refused),
+        None => Err(StorageError::Damaged("record")),
     };
     Op::Patch(R::KIND, Key::Id(id), Box::new(patch))
 }
@@ -308,8 +467,12 @@ pub async fn delete<C: Collection>(
     api: web::Data<Api>,
     admin: Admin,
     key: web::Path<String>,
+    expected: IfMatch,
 ) -> Result<HttpResponse, Problem> {
-    let id = one::<C>(&api, &admin, &key).await?.uuid();
-    api.commit(&admin, vec![Op::Delete(C::Record::KIND, Key::Id(id))]).await?;
+    let record = one::<C>(&api, &admin, &key).await?;
+    C::deletable(&api, &admin, &record).await?;
+    let mut ops: Vec<Op> = expected.op(C::Record::KIND, record.uuid()).into_iter().collect();
+    ops.push(Op::Delete(C::Record::KIND, Key::Id(record.uuid())));
+    api.commit(&admin, ops).await?;
     Ok(HttpResponse::NoContent().finish())
 }

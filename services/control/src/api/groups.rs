@@ -1,6 +1,6 @@
 //! Groups and their members.
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use actors_control::model::{Group, Kind, Principal};
 use actors_control::storage::Op;
 use protocol_identity::{GroupId, PrincipalId};
@@ -11,8 +11,10 @@ use uuid::Uuid;
 use super::auth::Admin;
 use super::body::{Body, check_name};
 use super::collection::{
-    Change, Collection, Create, Listed, Names, Online, Ref, one, patch, resolve, resolve_all, viewed,
+    Change, Collection, Create, Filter, ListQuery, Listed, Names, Online, Ref, one, patch, resolve,
+    resolve_all, viewed,
 };
+use super::precondition::IfMatch;
 use super::problem::{Code, Problem};
 use super::{Api, time};
 
@@ -75,6 +77,12 @@ impl Collection for Groups {
     const NOUN: &'static str = "group";
     type Record = Group;
     type View = GroupView;
+    const FILTERS: &'static [Filter] =
+        &[Filter::one_of("kind", &["static", "everyone"]), Filter::by_ref("member")];
+
+    async fn deletable(_: &Api, _: &Admin, it: &Group) -> Result<(), Problem> {
+        if it.everyone { Err(Problem::new(Code::Conflict, BUILT_IN)) } else { Ok(()) }
+    }
 
     async fn view(_: &Api, it: Group, names: &mut Names<'_>, _: &Online) -> Result<GroupView, Problem> {
         Ok(GroupView {
@@ -144,28 +152,23 @@ impl Change for Groups {
     }
 }
 
-/// `DELETE /groups/{ref}`
-pub async fn delete(
-    api: web::Data<Api>,
-    admin: Admin,
-    key: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
-    if one::<Groups>(&api, &admin, &key).await?.everyone {
-        return Err(Problem::new(Code::Conflict, BUILT_IN));
-    }
-    super::collection::delete::<Groups>(api, admin, key).await
-}
-
 /// `GET /groups/{ref}/members`
 pub async fn list_members(
     api: web::Data<Api>,
     admin: Admin,
     key: web::Path<String>,
+    request: HttpRequest,
 ) -> Result<web::Json<Listed<Ref>>, Problem> {
+    let query = ListQuery::read(request.query_string(), &[], false)?;
     let group = one::<Groups>(&api, &admin, &key).await?;
-    let members = group.members.iter().map(|member| member.0);
-    let items = Names::new(&api, &admin).all(Kind::Principal, members).await?;
-    Ok(web::Json(Listed { items, next: None }))
+    let later =
+        group.members.iter().map(|member| member.0).filter(|id| query.after.is_none_or(|at| *id > at));
+    let mut ids: Vec<Uuid> = later.take(query.limit + 1).collect();
+    let more = ids.len() > query.limit;
+    ids.truncate(query.limit);
+    let next = ids.last().filter(|_| more).map(Uuid::to_string);
+    let items = Names::new(&api, &admin).all(Kind::Principal, ids).await?;
+    Ok(web::Json(Listed { items, next }))
 }
 
 /// `POST /groups/{ref}/members`
@@ -177,7 +180,7 @@ pub async fn add_member(
 ) -> Result<HttpResponse, Problem> {
     let group = one::<Groups>(&api, &admin, &key).await?;
     let principal = resolve::<Principal>(&api, &admin, "principal", &body.0.principal).await?.id;
-    let group = change_members(&api, &admin, group, move |members| {
+    let group = change_members(&api, &admin, group, &IfMatch::Any, move |members| {
         members.insert(principal);
     })
     .await?;
@@ -189,6 +192,7 @@ pub async fn remove_member(
     api: web::Data<Api>,
     admin: Admin,
     keys: web::Path<(String, String)>,
+    expected: IfMatch,
 ) -> Result<HttpResponse, Problem> {
     let (group, principal) = keys.into_inner();
     let group = one::<Groups>(&api, &admin, &group).await?;
@@ -197,7 +201,7 @@ pub async fn remove_member(
         let detail = format!("{} is no member of {}", principal.name, group.name);
         return Err(Problem::new(Code::NotFound, detail));
     }
-    change_members(&api, &admin, group, move |members| {
+    change_members(&api, &admin, group, &expected, move |members| {
         members.remove(&principal.id);
     })
     .await?;
@@ -208,6 +212,7 @@ async fn change_members(
     api: &Api,
     admin: &Admin,
     group: Group,
+    expected: &IfMatch,
     change: impl FnOnce(&mut std::collections::BTreeSet<PrincipalId>) + Send + 'static,
 ) -> Result<GroupView, Problem> {
     let id = group.id;
@@ -218,7 +223,9 @@ async fn change_members(
         change(&mut group.members);
         Ok(())
     });
-    api.commit(admin, vec![step]).await?;
+    let mut ops: Vec<Op> = expected.op(Kind::Group, id.0).into_iter().collect();
+    ops.push(step);
+    api.commit(admin, ops).await?;
     let group = one::<Groups>(api, admin, &id.to_string()).await?;
     viewed::<Groups>(api, admin, group).await
 }

@@ -5,11 +5,16 @@ mod body;
 mod collection;
 mod grants;
 mod groups;
+mod guard;
+mod idempotency;
 mod nodes;
 mod openapi;
+mod patterns;
 mod policies;
 mod policy_file;
+mod precondition;
 mod problem;
+mod rates;
 mod reports;
 mod resources;
 mod service_accounts;
@@ -23,6 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::middleware::from_fn;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpResponse, Resource};
 use actors_control::audit_log::{self, AuditLog};
@@ -41,7 +47,9 @@ use crate::public::Public;
 use auth::Admin;
 pub use auth::Throttle;
 use collection::{Change, Collection, Create, Online};
+pub use idempotency::Idempotency;
 use problem::Problem;
+pub use rates::Rates;
 
 /// How long an answer waits until what follows from a change is on its way to the nodes.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
@@ -70,6 +78,10 @@ pub struct Api {
     pub readiness: Readiness,
     /// Failed sign-ins.
     pub throttle: Throttle,
+    /// How often each token asks.
+    pub rates: Rates,
+    /// Answers that may be asked for again.
+    pub idempotency: Idempotency,
 }
 
 /// A time as the API writes it.
@@ -172,15 +184,11 @@ fn version_1(config: &mut ServiceConfig) {
     joined::<nodes::Devices>(config);
     editable::<tokens::GatewayTokens>(config);
     editable::<tokens::RelayTokens>(config);
+    editable::<tokens::AdminTokens>(config);
     editable::<resources::Resources>(config);
     editable::<policies::Policies>(config);
 
-    config.service(all::<groups::Groups>().route(web::post().to(collection::create::<groups::Groups>)));
-    config.service(
-        one::<groups::Groups>()
-            .route(web::patch().to(collection::change::<groups::Groups>))
-            .route(web::delete().to(groups::delete)),
-    );
+    editable::<groups::Groups>(config);
     config.service(
         at("/groups/{ref}/members")
             .route(web::get().to(groups::list_members))
@@ -198,7 +206,7 @@ fn version_1(config: &mut ServiceConfig) {
         at("/service-accounts/{ref}/tokens/{token}").route(web::delete().to(tokens::delete_of_account)),
     );
 
-    config.service(at("/grants").route(web::get().to(grants::list_grants)));
+    config.service(all::<grants::Grants>());
     config.service(one::<grants::Grants>().route(web::delete().to(collection::delete::<grants::Grants>)));
     config.service(at("/policy-file").route(web::get().to(policy_file::export)));
     config.service(at("/policy-file/plan").route(web::post().to(policy_file::show)));
@@ -224,14 +232,14 @@ async fn readyz(api: web::Data<Api>) -> HttpResponse {
 
 /// All routes.
 pub fn routes(config: &mut ServiceConfig) {
-    config.app_data(web::QueryConfig::default().error_handler(|error, _| {
-        Problem::new(problem::Code::Invalid, format!("the query: {error}")).into()
-    }));
     config.service(
-        web::scope("/api/v1").configure(version_1).default_service(web::route().to(reports::not_found)),
+        web::scope("/api/v1")
+            .configure(version_1)
+            .default_service(web::route().to(reports::not_found))
+            .wrap(from_fn(guard::guard)),
     );
     config.route("/session", web::get().to(session::session));
-    config.route("/healthz", web::get().to(healthz));
-    config.route("/readyz", web::get().to(readyz));
+    config.service(at("/healthz").route(web::get().to(healthz)));
+    config.service(at("/readyz").route(web::get().to(readyz)));
     config.default_service(web::route().to(reports::not_found));
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::auth::Admin;
 use super::body::{check_name, present};
-use super::collection::{Change, Collection, Names, Online, Ref};
+use super::collection::{Change, Collection, Filter, Names, Online, Ref, STATES, YES_NO};
 use super::problem::Problem;
 use super::{Api, time};
 
@@ -46,6 +46,8 @@ pub struct GatewayView {
     name: String,
     site: Ref,
     state: NodeState,
+    /// Taken out of service: it keeps what it has, and gets nothing new.
+    draining: bool,
     version: Option<String>,
     /// Its public identity key.
     identity: String,
@@ -99,6 +101,8 @@ pub struct DeviceView {
 #[serde(deny_unknown_fields)]
 pub struct GatewayChange {
     name: Option<String>,
+    /// Takes it out of service: it keeps what it has, and gets nothing new.
+    draining: Option<bool>,
 }
 
 /// A change of a relay.
@@ -136,8 +140,10 @@ pub fn check_place(latitude: Option<f64>, longitude: Option<f64>) -> Result<(), 
 /// Checks a region's name.
 pub fn check_region(region: Option<&str>) -> Result<(), Problem> {
     match region {
-        Some(text) if text.is_empty() || text.len() > 64 => {
-            Err(Problem::field("region", "write 1 to 64 bytes, such as frankfurt"))
+        Some(text)
+            if text.is_empty() || text.chars().count() > 64 || text.chars().any(|c| c.is_ascii_control()) =>
+        {
+            Err(Problem::field("region", "write 1 to 64 characters, such as frankfurt"))
         }
         Some(_) | None => Ok(()),
     }
@@ -151,6 +157,8 @@ impl Collection for Gateways {
     const NOUN: &'static str = "gateway";
     type Record = Gateway;
     type View = GatewayView;
+    const FILTERS: &'static [Filter] =
+        &[Filter::by_ref("site"), Filter::one_of("state", STATES), Filter::one_of("draining", YES_NO)];
 
     async fn view(
         _: &Api,
@@ -164,6 +172,7 @@ impl Collection for Gateways {
             name: it.name,
             site: names.of(Kind::Site, it.site.0).await?,
             state: state(it.id.0, online),
+            draining: it.draining,
             version: it.version,
             identity: fingerprint(&it.identity),
             inner_ipv4: inner.v4.to_string(),
@@ -186,9 +195,8 @@ impl Change for Gateways {
             check_name(name)?;
         }
         Ok(move |gateway: &mut Gateway| {
-            if let Some(name) = body.name {
-                gateway.name = name;
-            }
+            gateway.name = body.name.unwrap_or_else(|| gateway.name.clone());
+            gateway.draining = body.draining.unwrap_or(gateway.draining);
             Ok(())
         })
     }
@@ -202,6 +210,7 @@ impl Collection for Relays {
     const NOUN: &'static str = "relay";
     type Record = Relay;
     type View = RelayView;
+    const FILTERS: &'static [Filter] = &[Filter::by_ref("region"), Filter::one_of("state", STATES)];
 
     async fn view(_: &Api, it: Relay, _: &mut Names<'_>, online: &Online) -> Result<RelayView, Problem> {
         Ok(RelayView {
@@ -251,6 +260,8 @@ impl Collection for Devices {
     const NOUN: &'static str = "device";
     type Record = Device;
     type View = DeviceView;
+    const FILTERS: &'static [Filter] =
+        &[Filter::by_ref("principal"), Filter::one_of("state", STATES), Filter::one_of("verified", YES_NO)];
 
     async fn view(
         _: &Api,

@@ -1,20 +1,18 @@
-//! `/api/v1/openapi.json`: made from the same types that the handlers read and write.
+//! `/api/v1/openapi.json`: made from the same types that the handlers read and write, with what their fields may hold.
+
+mod rules;
+
+use std::sync::OnceLock;
 
 use actix_web::HttpResponse;
-use serde_json::{Value, json};
-use utoipa::openapi::content::ContentBuilder;
-use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem};
-use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{
-    ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder, Ref, RefOr, Required,
-    ResponseBuilder, Schema,
-};
-use utoipa::{PartialSchema, ToSchema};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
 
-use super::collection::{Change, Collection, Create};
+use super::collection::{Change, Collection, Create, Filter};
+use super::guard::{MAX_HEADERS, PUBLIC};
 use super::{
-    grants, groups, nodes, policies, policy_file, problem, reports, resources, service_accounts, sites,
+    body, grants, groups, nodes, policies, policy_file, problem, reports, resources, service_accounts, sites,
     tokens,
 };
 
@@ -23,105 +21,232 @@ pub async fn serve() -> HttpResponse {
     HttpResponse::Ok().json(document())
 }
 
-/// What the document is built from.
-struct Writer {
-    paths: PathsBuilder,
-    schemas: Vec<(String, RefOr<Schema>)>,
+/// The methods that an address takes, as `Allow` lists them.
+pub fn methods(pattern: &str) -> String {
+    let item = document().get("paths").and_then(|paths| paths.get(pattern)).and_then(Value::as_object);
+    let methods = item.into_iter().flatten().map(|(method, _)| method.to_uppercase());
+    methods.collect::<Vec<_>>().join(", ")
 }
 
-/// The type of a body or an answer.
-type Shape = RefOr<Schema>;
+/// What the document is built from.
+#[derive(Default)]
+struct Writer {
+    paths: Map<String, Value>,
+    schemas: Map<String, Value>,
+}
+
+/// One operation, as far as operations differ.
+struct Operation<'a> {
+    method: &'a str,
+    path: &'a str,
+    id: String,
+    tag: &'a str,
+    summary: String,
+    query: Vec<Value>,
+    body: Option<Value>,
+    status: &'a str,
+    answer: Option<Value>,
+    headers: &'a [&'a str],
+}
+
+/// What a refusal of this status means.
+fn refusal(status: &str) -> &'static str {
+    match status {
+        "400" => "Malformed: `field` names what is wrong, `detail` says what to write",
+        "401" => "No token, or one that is not known or has ended",
+        "403" => "The token's scopes do not reach so far",
+        "404" => "Nothing with that id or name in this account",
+        "408" => "The body did not come in time",
+        "409" => "The name is taken, something still refers to it, or it cannot be changed like this",
+        "412" => "It was changed since the answer that `If-Match` comes from",
+        "413" => "The body is too large",
+        "415" => "The body is not JSON",
+        "429" => {
+            "Too many requests with this token, or failed sign-ins; `Retry-After` says when to come back"
+        }
+        "431" => "Address and headers are too large",
+        "503" => "Storage is busy or away: nothing was changed, try again",
+        "507" => "The disk of the database is full: reading goes on, nothing was changed",
+        _ => "A fault of control; its log says why",
+    }
+}
 
 impl Writer {
     /// A type among the components, by reference.
-    fn shape<T: ToSchema>(&mut self) -> Shape {
-        let name = T::name().into_owned();
-        if !self.schemas.iter().any(|(known, _)| *known == name) {
-            self.schemas.push((name.clone(), T::schema()));
-            let mut inner = Vec::new();
-            T::schemas(&mut inner);
-            for (name, schema) in inner {
-                if !self.schemas.iter().any(|(known, _)| *known == name) {
-                    self.schemas.push((name, schema));
-                }
+    fn shape<T: ToSchema>(&mut self) -> Value {
+        let mut all: Vec<(String, RefOr<Schema>)> = vec![(T::name().into_owned(), T::schema())];
+        T::schemas(&mut all);
+        for (name, schema) in all {
+            if !self.schemas.contains_key(&name) {
+                let mut schema = serde_json::to_value(schema).unwrap_or_default();
+                rules::refine(&name, &mut schema);
+                self.schemas.insert(name, schema);
             }
         }
-        RefOr::Ref(Ref::from_schema_name(name))
+        json!({"$ref": format!("#/components/schemas/{}", T::name())})
     }
 
-    fn operation(
-        &mut self,
-        method: HttpMethod,
-        path: &str,
-        summary: String,
-        body: Option<Shape>,
-        status: &str,
-        answer: Option<Shape>,
-    ) {
-        let mut operation = OperationBuilder::new().summary(Some(summary));
+    fn operation(&mut self, operation: Operation<'_>) {
+        let Operation { method, path, id, tag, summary, query, body, status, answer, headers } = operation;
+        let public = !path.starts_with("/api/v1/") || path == PUBLIC;
+        let mut parameters = Vec::new();
         for part in path.split('/').filter(|part| part.starts_with('{')) {
             let name = part.trim_matches(['{', '}']);
-            let parameter = ParameterBuilder::new()
-                .name(name)
-                .parameter_in(ParameterIn::Path)
-                .required(Required::True)
-                .description(Some("id or name"))
-                .schema(Some(String::schema()));
-            operation = operation.parameter(parameter.build());
+            parameters.push(json!({
+                "name": name, "in": "path", "required": true, "description": "Id or name",
+                "schema": rules::reference(),
+            }));
         }
-        if let Some(body) = body {
-            let content = ContentBuilder::new().schema(Some(body)).build();
-            let body = RequestBodyBuilder::new().content("application/json", content);
-            operation = operation.request_body(Some(body.required(Some(Required::True)).build()));
+        parameters.extend(query);
+        let mut refused = vec!["400", "401", "403", "429", "431", "503"];
+        if path.contains('{') {
+            refused.push("404");
         }
-        let mut done = ResponseBuilder::new().description("done");
-        if let Some(answer) = answer {
-            done = done.content("application/json", ContentBuilder::new().schema(Some(answer)).build());
+        if body.is_some() {
+            refused.extend(["404", "408", "413", "415"]);
         }
+        if method != "get" {
+            refused.extend(["409", "507"]);
+        }
+        let mut description = String::new();
+        if matches!(method, "patch" | "delete") && !public {
+            refused.push("412");
+            description =
+                "Takes `If-Match` with the `ETag` of an earlier answer: a change that was decided on \
+                           something older is refused with 412."
+                    .into();
+        }
+        if method == "post" {
+            description =
+                "Takes an `Idempotency-Key` (1 to 255 visible ASCII characters): the same request with the \
+                           same key is carried out once, and answered again for 24 hours while control runs."
+                    .into();
+        }
+        if public {
+            refused.clear();
+        }
+        refused.sort_unstable();
+        refused.dedup();
         let problem = self.shape::<problem::Problem>();
-        let problem = ContentBuilder::new().schema(Some(problem)).build();
-        let refused = ResponseBuilder::new()
-            .description("refused: `detail` says why and what to do")
-            .content("application/problem+json", problem);
-        let operation = operation.response(status, done.build()).response("default", refused.build()).build();
-        let paths = std::mem::take(&mut self.paths);
-        self.paths = paths.path(format!("/api/v1{path}"), PathItem::new(method, operation));
+        let mut responses: Map<String, Value> = refused
+            .into_iter()
+            .map(|status| (status.to_owned(), problem_response(refusal(status), &problem)))
+            .collect();
+        let mut done = json!({"description": "Done"});
+        match answer {
+            Some(schema) if schema == json!("text/plain") => {
+                done["content"] = json!({"text/plain": {"schema": {"type": "string"}}});
+            }
+            Some(schema) => done["content"] = json!({"application/json": {"schema": schema}}),
+            None => {}
+        }
+        let limits: &[&str] =
+            if public { &[] } else { &["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"] };
+        let all = headers.iter().chain(limits);
+        let all: Map<String, Value> = all.map(|name| ((*name).to_owned(), header(name))).collect();
+        if !all.is_empty() {
+            done["headers"] = all.into();
+        }
+        responses.insert(status.to_owned(), done);
+        if path == "/readyz" {
+            let text = json!({"description": "Not ready, and why",
+                "content": {"text/plain": {"schema": {"type": "string"}}}});
+            responses.insert("503".into(), text);
+        }
+        if !public {
+            responses.insert("default".into(), problem_response(refusal(""), &problem));
+        }
+        let mut written = json!({
+            "operationId": id, "tags": [tag], "summary": summary, "parameters": parameters, "responses": responses,
+        });
+        if !description.is_empty() {
+            written["description"] = description.into();
+        }
+        if let Some(schema) = body {
+            written["requestBody"] =
+                json!({"required": true, "content": {"application/json": {"schema": schema}}});
+        }
+        if public {
+            written["security"] = json!([]);
+        }
+        let item = self.paths.entry(path).or_insert_with(|| json!({}));
+        item[method] = written;
     }
 
     fn read<C: Collection>(&mut self) {
-        let (path, noun) = (format!("/{}", C::PATH), C::NOUN);
+        let (path, noun) = (format!("/api/v1/{}", C::PATH), C::NOUN);
         let view = self.shape::<C::View>();
         let list = list_of(&view);
-        self.operation(
-            HttpMethod::Get,
-            &path,
-            format!("Lists what kind {noun} there is"),
-            None,
-            "200",
-            Some(list),
-        );
+        self.operation(Operation {
+            method: "get",
+            path: &path,
+            id: format!("list-{}", C::PATH),
+            tag: C::PATH,
+            summary: format!("Lists what kind {noun} there is, in the order in which they were made"),
+            query: list_query(C::FILTERS, C::NAMED),
+            body: None,
+            status: "200",
+            answer: Some(list),
+            headers: &[],
+        });
         let one = format!("{path}/{{ref}}");
-        self.operation(HttpMethod::Get, &one, format!("Shows one {noun}"), None, "200", Some(view));
-        self.operation(HttpMethod::Delete, &one, format!("Deletes one {noun}"), None, "204", None);
+        let noun_id = noun.replace(' ', "-");
+        self.operation(Operation {
+            method: "get",
+            path: &one,
+            id: format!("show-{noun_id}"),
+            tag: C::PATH,
+            summary: format!("Shows one {noun}"),
+            query: Vec::new(),
+            body: None,
+            status: "200",
+            answer: Some(view),
+            headers: &["ETag"],
+        });
+        self.operation(Operation {
+            method: "delete",
+            path: &one,
+            id: format!("delete-{noun_id}"),
+            tag: C::PATH,
+            summary: format!("Deletes one {noun}"),
+            query: Vec::new(),
+            body: None,
+            status: "204",
+            answer: None,
+            headers: &[],
+        });
     }
 
     fn change<C: Change>(&mut self) {
         let (body, view) = (self.shape::<C::Body>(), self.shape::<C::View>());
-        let summary = format!("Changes one {}; what is left out stays", C::NOUN);
-        self.operation(
-            HttpMethod::Patch,
-            &format!("/{}/{{ref}}", C::PATH),
-            summary,
-            Some(body),
-            "200",
-            Some(view),
-        );
+        self.operation(Operation {
+            method: "patch",
+            path: &format!("/api/v1/{}/{{ref}}", C::PATH),
+            id: format!("change-{}", C::NOUN.replace(' ', "-")),
+            tag: C::PATH,
+            summary: format!("Changes one {}; what is left out stays", C::NOUN),
+            query: Vec::new(),
+            body: Some(body),
+            status: "200",
+            answer: Some(view),
+            headers: &["ETag"],
+        });
     }
 
     fn create<C: Create>(&mut self) {
         let (body, created) = (self.shape::<C::Body>(), self.shape::<C::Created>());
-        let summary = format!("Makes a {}", C::NOUN);
-        self.operation(HttpMethod::Post, &format!("/{}", C::PATH), summary, Some(body), "201", Some(created));
+        self.operation(Operation {
+            method: "post",
+            path: &format!("/api/v1/{}", C::PATH),
+            id: format!("create-{}", C::NOUN.replace(' ', "-")),
+            tag: C::PATH,
+            summary: format!("Makes one {}", C::NOUN),
+            query: Vec::new(),
+            body: Some(body),
+            status: "201",
+            answer: Some(created),
+            headers: &["Location", "ETag"],
+        });
     }
 
     fn editable<C: Create + Change>(&mut self) {
@@ -134,27 +259,97 @@ impl Writer {
         self.read::<C>();
         self.change::<C>();
     }
+
+    /// What is no collection of its own.
+    fn beside(
+        &mut self,
+        (method, path, id): (&str, &str, &str),
+        summary: &str,
+        query: Vec<Value>,
+        body: Option<Value>,
+        (status, answer): (&str, Option<Value>),
+    ) {
+        let tag = path.strip_prefix("/api/v1/").and_then(|rest| rest.split('/').next()).unwrap_or("beside");
+        self.operation(Operation {
+            method,
+            path,
+            id: id.into(),
+            tag,
+            summary: summary.into(),
+            query,
+            body,
+            status,
+            answer,
+            headers: &[],
+        });
+    }
+}
+
+fn problem_response(description: &str, problem: &Value) -> Value {
+    json!({"description": description, "content": {"application/problem+json": {"schema": problem}}})
+}
+
+fn header(name: &str) -> Value {
+    let number = json!({"type": "integer", "minimum": 0});
+    let text = json!({"type": "string"});
+    let (description, schema) = match name {
+        "ETag" => ("Stands for the object as an administrator last left it; send it in `If-Match`", text),
+        "Location" => ("Where it is", text),
+        "RateLimit-Limit" => ("Requests that the token may make at once", number),
+        "RateLimit-Remaining" => ("How many of them are left", number),
+        _ => ("Seconds until all of them are there again", number),
+    };
+    json!({"description": description, "required": true, "schema": schema})
+}
+
+fn parameter(name: &str, description: &str, schema: &Value) -> Value {
+    json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema})
+}
+
+fn list_query(filters: &[Filter], named: bool) -> Vec<Value> {
+    let limit = json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 200});
+    let mut query = vec![
+        parameter("limit", "At most so many", &limit),
+        parameter(
+            "after",
+            "What `next` of the part before said",
+            &json!({"type": "string", "format": "uuid"}),
+        ),
+    ];
+    if named {
+        query.push(parameter("name", "Only with this name", &json!({"type": "string"})));
+    }
+    for filter in filters {
+        let schema = match filter.values {
+            [] => json!({"type": "string"}),
+            values => json!({"type": "string", "enum": values}),
+        };
+        query.push(parameter(filter.name, &format!("Only with this {}", filter.name), &schema));
+    }
+    query
 }
 
 /// A part of a collection.
-fn list_of(item: &Shape) -> Shape {
-    use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder};
-    let items = ArrayBuilder::new().items(item.clone());
-    let object = ObjectBuilder::new()
-        .property("items", items)
-        .required("items")
-        .property("next", <Option<String>>::schema());
-    RefOr::T(Schema::Object(object.build()))
+fn list_of(item: &Value) -> Value {
+    json!({
+        "type": "object",
+        "required": ["items", "next"],
+        "properties": {
+            "items": {"type": "array", "items": item},
+            "next": {"type": ["string", "null"], "description": "The cursor of the next part, if there is one"},
+        },
+    })
 }
 
-fn written() -> OpenApi {
-    let mut writer = Writer { paths: PathsBuilder::new(), schemas: Vec::new() };
+fn written() -> Value {
+    let mut writer = Writer::default();
     writer.editable::<sites::Sites>();
     writer.joined::<nodes::Gateways>();
     writer.joined::<nodes::Relays>();
     writer.joined::<nodes::Devices>();
     writer.editable::<tokens::GatewayTokens>();
     writer.editable::<tokens::RelayTokens>();
+    writer.editable::<tokens::AdminTokens>();
     writer.editable::<resources::Resources>();
     writer.editable::<policies::Policies>();
     writer.editable::<groups::Groups>();
@@ -163,74 +358,88 @@ fn written() -> OpenApi {
 
     let (reference, group) = (writer.shape::<super::collection::Ref>(), writer.shape::<groups::GroupView>());
     let member = writer.shape::<groups::MemberCreate>();
-    let members = "/groups/{ref}/members";
-    writer.operation(
-        HttpMethod::Get,
-        members,
-        "Lists the members".into(),
-        None,
-        "200",
-        Some(list_of(&reference)),
-    );
-    writer.operation(HttpMethod::Post, members, "Adds a member".into(), Some(member), "201", Some(group));
-    let member = "/groups/{ref}/members/{principal}";
-    writer.operation(HttpMethod::Delete, member, "Removes a member".into(), None, "204", None);
+    let members = "/api/v1/groups/{ref}/members";
+    let all = list_of(&reference);
+    let part = || list_query(&[], false);
+    writer.beside(("get", members, "list-members"), "Lists the members", part(), None, ("200", Some(all)));
+    let added = ("201", Some(group));
+    writer.beside(("post", members, "add-member"), "Adds a member", Vec::new(), Some(member), added);
+    let member = "/api/v1/groups/{ref}/members/{principal}";
+    let removed = ("204", None);
+    writer.beside(("delete", member, "remove-member"), "Removes a member", Vec::new(), None, removed);
 
     let (token, created) = (writer.shape::<tokens::TokenView>(), writer.shape::<tokens::TokenCreated>());
     let body = writer.shape::<tokens::ServiceTokenCreate>();
-    let of_account = "/service-accounts/{ref}/tokens";
-    writer.operation(
-        HttpMethod::Get,
-        of_account,
-        "Lists its tokens".into(),
-        None,
-        "200",
-        Some(list_of(&token)),
-    );
-    writer.operation(HttpMethod::Post, of_account, "Makes a token".into(), Some(body), "201", Some(created));
-    let token = "/service-accounts/{ref}/tokens/{token}";
-    writer.operation(HttpMethod::Delete, token, "Deletes a token".into(), None, "204", None);
+    let of_account = "/api/v1/service-accounts/{ref}/tokens";
+    let all = ("200", Some(list_of(&token)));
+    writer.beside(("get", of_account, "list-tokens"), "Lists its tokens", part(), None, all);
+    let made = ("201", Some(created));
+    writer.beside(("post", of_account, "create-token"), "Makes a token", Vec::new(), Some(body), made);
+    let token = "/api/v1/service-accounts/{ref}/tokens/{token}";
+    writer.beside(("delete", token, "delete-token"), "Deletes a token", Vec::new(), None, ("204", None));
 
-    let (asked, decided) =
-        (writer.shape::<reports::DecisionAsked>(), writer.shape::<reports::DecisionView>());
-    let summary = "Says what would be decided, and why".to_owned();
-    writer.operation(HttpMethod::Post, "/decisions", summary, Some(asked), "200", Some(decided));
-    let (given, planned) =
-        (writer.shape::<policy_file::PolicyFileGiven>(), writer.shape::<policy_file::PlanView>());
-    let exported = writer.shape::<policy_file::PolicyFileView>();
-    let summary = "Writes the policies as a file".to_owned();
-    writer.operation(HttpMethod::Get, "/policy-file", summary, None, "200", Some(exported));
-    let summary = "Says what a policy file would change, and runs its tests".to_owned();
-    let path = "/policy-file/plan";
-    writer.operation(HttpMethod::Post, path, summary, Some(given.clone()), "200", Some(planned.clone()));
-    let summary = "Runs a policy file's tests and stores its policies".to_owned();
-    writer.operation(HttpMethod::Post, "/policy-file/apply", summary, Some(given), "200", Some(planned));
-    let audit = writer.shape::<reports::AuditPart>();
-    writer.operation(HttpMethod::Get, "/audit", "Reads the audit log".into(), None, "200", Some(audit));
-    let account = writer.shape::<reports::AccountView>();
-    writer.operation(
-        HttpMethod::Get,
-        "/account",
-        "Shows the token's account".into(),
-        None,
-        "200",
-        Some(account),
-    );
+    let file = writer.shape::<policy_file::PolicyFileGiven>();
+    let planned = ("200", Some(writer.shape::<policy_file::PlanView>()));
+    let exported = ("200", Some(writer.shape::<policy_file::PolicyFileView>()));
+    let export = ("get", "/api/v1/policy-file", "export-policy-file");
+    writer.beside(export, "Writes the policies as a file", Vec::new(), None, exported);
+    let (plan, told) = (("post", "/api/v1/policy-file/plan", "plan-policy-file"), planned.clone());
+    let summary = "Says what a policy file would change, and runs its tests";
+    writer.beside(plan, summary, Vec::new(), Some(file.clone()), told);
+    let apply = ("post", "/api/v1/policy-file/apply", "apply-policy-file");
+    let summary = "Runs a policy file's tests and stores its policies";
+    writer.beside(apply, summary, Vec::new(), Some(file), planned);
+    let asked = writer.shape::<reports::DecisionAsked>();
+    let decided = ("200", Some(writer.shape::<reports::DecisionView>()));
+    let decide = ("post", "/api/v1/decisions", "decide");
+    writer.beside(decide, "Says what would be decided, and why", Vec::new(), Some(asked), decided);
+    let rows = ("200", Some(writer.shape::<reports::AuditPart>()));
+    let query = vec![
+        parameter("limit", "At most so many", &json!({"type": "integer", "minimum": 1, "maximum": 1000})),
+        parameter(
+            "after",
+            "Only rows after this one",
+            &json!({"type": "string", "pattern": super::patterns::SEQUENCE}),
+        ),
+    ];
+    writer.beside(("get", "/api/v1/audit", "read-audit"), "Reads the audit log", query, None, rows);
+    let account = ("200", Some(writer.shape::<reports::AccountView>()));
+    let show = ("get", "/api/v1/account", "show-account");
+    writer.beside(show, "Shows the token's account", Vec::new(), None, account);
 
-    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
-    let mut components = ComponentsBuilder::new().security_scheme("admin", SecurityScheme::Http(bearer));
-    for (name, schema) in writer.schemas {
-        components = components.schema(name, schema);
-    }
-    OpenApiBuilder::new()
-        .info(InfoBuilder::new().title("Postern control API").version(env!("CARGO_PKG_VERSION")).build())
-        .paths(writer.paths.build())
-        .components(Some(components.build()))
-        .security(Some([SecurityRequirement::new("admin", Vec::<String>::new())]))
-        .build()
+    let any = ("200", Some(json!({"type": "object"})));
+    writer.beside(("get", PUBLIC, "show-openapi"), "Shows this document", Vec::new(), None, any);
+    let text = || ("200", Some(json!("text/plain")));
+    writer.beside(("get", "/healthz", "healthz"), "Says that the process lives", Vec::new(), None, text());
+    writer.beside(("get", "/readyz", "readyz"), "Says whether it does its work", Vec::new(), None, text());
+
+    let Writer { paths, mut schemas } = writer;
+    rules::add_conditions(&mut schemas);
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Postern control API",
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "description": format!(
+                "Sites, resources, policies and what else one account holds. The token decides the account. Errors are \
+                 `application/problem+json`. Headers are at most {MAX_HEADERS} bytes, bodies {} bytes. \
+                 Nodes hold WebSocket sessions at `/session`, with their own tokens; those are not described here.",
+                body::MAX_BODY
+            ),
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"admin": {"type": "http", "scheme": "bearer", "description": "An admin token"}},
+        },
+        "security": [{"admin": []}],
+    })
 }
 
 /// The document.
-pub fn document() -> Value {
-    serde_json::to_value(written()).unwrap_or_else(|_| json!({}))
+pub fn document() -> &'static Value {
+    static DOCUMENT: OnceLock<Value> = OnceLock::new();
+    DOCUMENT.get_or_init(written)
 }

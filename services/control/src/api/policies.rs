@@ -11,12 +11,14 @@ use uuid::Uuid;
 
 use super::auth::Admin;
 use super::body::{check_name, present, selectors};
-use super::collection::{Change, Collection, Create, Names, Online, Ref, resolve_all};
+use super::collection::{Change, Collection, Create, Filter, Names, Online, Ref, YES_NO, resolve_all};
 use super::problem::Problem;
 use super::{Api, time};
 
 /// The most time windows, networks or demands on posture in one rule.
 const MAX_PARTS: usize = 64;
+/// The longest session: a hundred years, in seconds.
+const LONGEST: u64 = 100 * 365 * 24 * 3600;
 
 /// A policy.
 #[derive(Debug, Serialize, ToSchema)]
@@ -159,8 +161,23 @@ pub(super) fn check_conditions(conditions: &Conditions) -> Result<(), Problem> {
             format!("{country} is no country code; write two capital letters such as DE"),
         ));
     }
+    if let Some(provider) = conditions.providers.iter().find(|text| !is_line(text, 256)) {
+        return Err(Problem::field(
+            "conditions.providers",
+            format!("{} is no provider; write 1 to 256 characters on one line", provider.escape_debug()),
+        ));
+    }
+    if conditions.session_age_seconds.is_some_and(|seconds| seconds > LONGEST) {
+        return Err(Problem::field("conditions.session_age_seconds", "write at most a hundred years"));
+    }
     for (n, posture) in conditions.posture.iter().enumerate() {
-        if posture.attribute.is_empty() || posture.attribute.len() > 64 {
+        if let Some(value) = posture.is.iter().find(|text| !is_line(text, 256)) {
+            return Err(Problem::field(
+                format!("conditions.posture[{n}].is"),
+                format!("{} is no value; write 1 to 256 characters on one line", value.escape_debug()),
+            ));
+        }
+        if !is_line(&posture.attribute, 64) {
             return Err(Problem::field(
                 format!("conditions.posture[{n}].attribute"),
                 "write os, os_version or client_version",
@@ -170,12 +187,18 @@ pub(super) fn check_conditions(conditions: &Conditions) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Whether it is one line of so many characters.
+fn is_line(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.chars().count()) && !text.chars().any(|c| c.is_ascii_control())
+}
+
 pub(super) fn check_longest(seconds: Option<u64>) -> Result<(), Problem> {
     match seconds {
-        Some(0) => {
-            Err(Problem::field("max_session_seconds", "write at least 1, or leave it out for no limit"))
-        }
-        Some(_) | None => Ok(()),
+        Some(1..=LONGEST) | None => Ok(()),
+        Some(_) => Err(Problem::field(
+            "max_session_seconds",
+            "write 1 second to 100 years, or leave it out for no limit",
+        )),
     }
 }
 
@@ -187,6 +210,12 @@ impl Collection for Policies {
     const NOUN: &'static str = "policy";
     type Record = Policy;
     type View = PolicyView;
+    const FILTERS: &'static [Filter] = &[
+        Filter::one_of("effect", &["allow", "deny"]),
+        Filter::one_of("enabled", YES_NO),
+        Filter::by_ref("group"),
+        Filter::by_ref("resource"),
+    ];
 
     async fn view(_: &Api, it: Policy, names: &mut Names<'_>, _: &Online) -> Result<PolicyView, Problem> {
         Ok(PolicyView {
@@ -269,6 +298,10 @@ impl Change for Policies {
             body.principal_labels.as_deref().map(|all| selectors("principal_labels", all)).transpose()?;
         let resource_labels =
             body.resource_labels.as_deref().map(|all| selectors("resource_labels", all)).transpose()?;
+        let touched = [
+            body.groups.is_some() || body.principal_labels.is_some(),
+            body.resources.is_some() || body.resource_labels.is_some(),
+        ];
         let now = api.clock.now();
         Ok(move |policy: &mut Policy| {
             policy.name = body.name.unwrap_or_else(|| policy.name.clone());
@@ -276,11 +309,14 @@ impl Change for Policies {
             policy.resources = resources.unwrap_or_else(|| policy.resources.clone());
             policy.principal_labels = principal_labels.unwrap_or_else(|| policy.principal_labels.clone());
             policy.resource_labels = resource_labels.unwrap_or_else(|| policy.resource_labels.clone());
-            check_sides(
-                (&policy.groups, &policy.principal_labels),
-                (&policy.resources, &policy.resource_labels),
-            )
-            .map_err(|(field, detail)| format!("{field}: {detail}"))?;
+            let empty = [
+                policy.groups.is_empty() && policy.principal_labels.is_empty(),
+                policy.resources.is_empty() && policy.resource_labels.is_empty(),
+            ];
+            // Lost with its last resource it may stay so; it is not made so.
+            if touched.into_iter().zip(empty).any(|(touched, empty)| touched && empty) {
+                return Err("it was changed meanwhile, and would be about nothing".into());
+            }
             policy.effect = body.effect.unwrap_or(policy.effect);
             policy.enabled = body.enabled.unwrap_or(policy.enabled);
             policy.conditions = body.conditions.unwrap_or_else(|| policy.conditions.clone());
@@ -290,5 +326,30 @@ impl Change for Policies {
             policy.updated_at = now;
             Ok(())
         })
+    }
+
+    /// Nothing beside it; but only here it is seen which lists stay, so that the field can be named.
+    async fn beside(_: &Api, _: &Admin, record: &Policy, body: &PolicyChange) -> Result<Vec<Op>, Problem> {
+        let sides = [
+            (
+                ("groups", &body.groups, record.groups.is_empty()),
+                ("principal_labels", &body.principal_labels, record.principal_labels.is_empty()),
+            ),
+            (
+                ("resources", &body.resources, record.resources.is_empty()),
+                ("resource_labels", &body.resource_labels, record.resource_labels.is_empty()),
+            ),
+        ];
+        for (one, other) in sides {
+            let empty = |(_, texts, is_empty): (_, &Option<Vec<String>>, bool)| {
+                texts.as_ref().map_or(is_empty, Vec::is_empty)
+            };
+            let touched = [one, other].into_iter().find(|(_, texts, _)| texts.is_some());
+            if let Some((field, ..)) = touched.filter(|_| empty(one) && empty(other)) {
+                let detail = format!("a policy without {} and {} is about nothing; name one", one.0, other.0);
+                return Err(Problem::field(field, detail));
+            }
+        }
+        Ok(Vec::new())
     }
 }

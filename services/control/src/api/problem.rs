@@ -18,22 +18,32 @@ pub enum Code {
     Invalid,
     /// No token, or one that is not accepted.
     Unauthenticated,
+    /// The token's scopes do not reach so far.
+    Forbidden,
     /// There is no such thing in this account.
     NotFound,
     /// Not with this method.
     MethodNotAllowed,
     /// The name is taken, or something still uses it.
     Conflict,
+    /// It is not as `If-Match` says any more.
+    PreconditionFailed,
+    /// The body, or what stands before it, did not come in time.
+    Timeout,
     /// The body is too large.
     TooLarge,
+    /// The headers are too large.
+    HeadersTooLarge,
     /// The body is not JSON.
     UnsupportedMediaType,
     /// The WebSocket subprotocol is missing.
     UpgradeRequired,
-    /// Too many failed sign-ins.
+    /// Too many failed sign-ins, or requests.
     SlowDown,
-    /// Storage is busy.
+    /// Storage is busy or away.
     Unavailable,
+    /// The disk of the database is full.
+    StorageFull,
     /// A fault of the server.
     Internal,
 }
@@ -43,14 +53,19 @@ impl Code {
         match self {
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict => StatusCode::CONFLICT,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             Self::SlowDown => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -75,6 +90,8 @@ pub struct Problem {
     pub field: Option<String>,
     #[serde(skip)]
     retry_after: Option<u64>,
+    #[serde(skip)]
+    allow: Option<String>,
 }
 
 impl Problem {
@@ -89,6 +106,7 @@ impl Problem {
             code,
             field: None,
             retry_after: None,
+            allow: None,
         }
     }
 
@@ -107,6 +125,11 @@ impl Problem {
     /// The same, blamed on a field of the body that the detail speaks of already.
     pub fn in_field(self, field: impl Into<String>) -> Self {
         Self { field: Some(field.into()), ..self }
+    }
+
+    /// The same, with the methods that would do.
+    pub fn allow(self, methods: String) -> Self {
+        Self { allow: Some(methods), ..self }
     }
 
     /// The same, blamed on a field of the body.
@@ -146,6 +169,9 @@ impl ResponseError for Problem {
         if let Some(seconds) = self.retry_after {
             response.insert_header((header::RETRY_AFTER, HeaderValue::from(seconds)));
         }
+        if let Some(methods) = self.allow.as_ref().and_then(|methods| HeaderValue::from_str(methods).ok()) {
+            response.insert_header((header::ALLOW, methods));
+        }
         if self.code == Code::Unauthenticated {
             response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
@@ -165,7 +191,22 @@ impl From<StorageError> for Problem {
                 Self::new(Code::Conflict, format!("{error}; delete or change {by_kind} {by_name} first"))
             }
             StorageError::Refused(detail) => Self::new(Code::Conflict, detail),
+            StorageError::Changed { .. } => {
+                Self::new(Code::PreconditionFailed, format!("{error}; read it again and decide anew"))
+            }
             StorageError::Busy => Self::busy(),
+            StorageError::Away(_) => {
+                tracing::warn!(error = %with_cause(&error), "the database cannot be reached");
+                let detail = "the database cannot be reached, and nothing was changed; try again. What was granted \
+                              goes on meanwhile";
+                Self::new(Code::Unavailable, detail).retry_after(5)
+            }
+            StorageError::Full(_) => {
+                tracing::error!(error = %with_cause(&error), "the database cannot write");
+                let detail = "the disk of the database is full or failing, and nothing was changed; make room, then \
+                              try again. Reading and what was granted go on meanwhile";
+                Self::new(Code::StorageFull, detail).retry_after(60)
+            }
             StorageError::OtherInstallation
             | StorageError::NoAddressLeft
             | StorageError::Database(_)

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use actors_control::grant_office::{self, Asker, Question};
 use actors_control::model::{Device, Principal, Resource, To};
 use actors_control::storage::{LogRow, Page, list};
@@ -18,7 +18,7 @@ use super::auth::Admin;
 use super::body::Body;
 use super::collection::{Ref, resolve};
 use super::problem::{Code, Problem};
-use super::{Api, time};
+use super::{Api, openapi, time};
 
 /// What to decide about: who, and where to.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -223,6 +223,7 @@ pub struct AuditView {
     kind: String,
     id: Option<String>,
     name: Option<String>,
+    /// Depends on what happened.
     #[schema(value_type = Object)]
     detail: serde_json::Value,
     /// The hash of the record before it; empty for records from before there were hashes.
@@ -249,14 +250,6 @@ impl From<LogRow> for AuditView {
     }
 }
 
-/// Which rows.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuditQuery {
-    limit: Option<usize>,
-    after: Option<u64>,
-}
-
 /// A part of the audit log.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AuditPart {
@@ -270,14 +263,31 @@ pub struct AuditPart {
 pub async fn audit(
     api: web::Data<Api>,
     admin: Admin,
-    query: web::Query<AuditQuery>,
+    request: HttpRequest,
 ) -> Result<web::Json<AuditPart>, Problem> {
-    let limit = query.limit.unwrap_or(200);
-    if !(1..=1000).contains(&limit) {
-        return Err(Problem::field("limit", "write 1 to 1000"));
+    let (mut limit, mut after, mut seen) = (200, 0, std::collections::BTreeSet::new());
+    let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string())
+        .map_err(|error| Problem::new(Code::Invalid, format!("the query: {error}")))?;
+    for (key, value) in pairs.into_inner() {
+        if !seen.insert(key.clone()) {
+            return Err(Problem::field(&key, "it stands in the query twice; send it once"));
+        }
+        match key.as_str() {
+            "limit" => {
+                let read = value.parse().ok().filter(|limit| (1..=1000).contains(limit));
+                limit = read.ok_or_else(|| Problem::field("limit", "write 1 to 1000"))?;
+            }
+            "after" => {
+                let read = value.parse().ok().filter(|after| i64::try_from(*after).is_ok());
+                after = read.ok_or_else(|| Problem::field("after", "write the sequence of a row"))?;
+            }
+            other => return Err(Problem::field(other, "unknown; this list takes limit and after")),
+        }
     }
-    let rows = api.storage.log(admin.account.id, query.after.unwrap_or(0), limit).await?;
-    let next = rows.last().filter(|_| rows.len() == limit).map(|row| row.sequence.to_string());
+    let mut rows = api.storage.log(admin.account.id, after, limit + 1).await?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| row.sequence.to_string());
     Ok(web::Json(AuditPart { items: rows.into_iter().map(AuditView::from).collect(), next }))
 }
 
@@ -316,9 +326,8 @@ pub async fn not_found() -> Result<HttpResponse, Problem> {
 }
 
 /// Not with this method.
-pub async fn method_not_allowed() -> Result<HttpResponse, Problem> {
-    Err(Problem::new(
-        Code::MethodNotAllowed,
-        "this address does not take this method; /api/v1/openapi.json says which it takes",
-    ))
+pub async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let methods = request.match_pattern().map(|pattern| openapi::methods(&pattern)).unwrap_or_default();
+    let detail = format!("this address does not take {}; it takes {methods}", request.method());
+    Err(Problem::new(Code::MethodNotAllowed, detail).allow(methods))
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::auth::Admin;
 use super::body::{check_description, check_labels, check_name, present};
-use super::collection::{Change, Collection, Create, Names, Online, Ref, resolve};
+use super::collection::{Change, Collection, Create, Filter, Names, Online, Ref, YES_NO, resolve};
 use super::problem::Problem;
 use super::{Api, time};
 
@@ -100,6 +100,11 @@ impl Collection for Resources {
     const NOUN: &'static str = "resource";
     type Record = Resource;
     type View = ResourceView;
+    const FILTERS: &'static [Filter] = &[
+        Filter::one_of("kind", &["cidr", "ip", "dns"]),
+        Filter::by_ref("site"),
+        Filter::one_of("listed", YES_NO),
+    ];
 
     async fn view(_: &Api, it: Resource, names: &mut Names<'_>, _: &Online) -> Result<ResourceView, Problem> {
         let (kind, address) = write_address(&it.address);

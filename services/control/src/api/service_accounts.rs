@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::auth::Admin;
 use super::body::{check_labels, check_name};
-use super::collection::{Change, Collection, Create, Names, Online, Ref, patch, resolve_all};
+use super::collection::{Change, Collection, Create, Filter, Names, Online, Ref, YES_NO, patch, resolve_all};
 use super::problem::Problem;
 use super::tokens::{self, TokenCreated};
 use super::{Api, time};
@@ -84,6 +84,7 @@ impl Collection for ServiceAccounts {
     const NOUN: &'static str = "service account";
     type Record = Principal;
     type View = ServiceAccountView;
+    const FILTERS: &'static [Filter] = &[Filter::by_ref("group"), Filter::one_of("disabled", YES_NO)];
 
     async fn view(
         api: &Api,
@@ -156,6 +157,8 @@ impl Create for ServiceAccounts {
             ops.push(Op::Create(Object::Token(token.clone())));
             Some((secret, token))
         } else {
+            // An end that is none is an error also without a token that it would end.
+            tokens::end(api.clock.now(), body.expires_in_seconds)?;
             None
         };
         api.commit(admin, ops).await?;

@@ -1,19 +1,23 @@
 //! Tokens: shown once, when they are made, with the exact command for the other host.
 
-use actix_web::{HttpResponse, web};
-use actors_control::model::{Key, Kind, Object, Principal, Site, Token};
+use actix_web::{HttpRequest, HttpResponse, web};
+use actors_control::model::{Key, Kind, Principal, Scope, Site, Token};
 use actors_control::storage::{Op, Page, list};
 use jiff::Timestamp;
 use protocol_identity::{Token as Secret, TokenId, TokenKind};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::auth::Admin;
 use super::body::{Body, check_name, present};
-use super::collection::{Change, Collection, Create, ListQuery, Listed, Names, Online, Ref, one, resolve};
+use super::collection::{
+    Change, Collection, Create, Filter, ListQuery, Listed, Names, Online, Ref, one, resolve,
+};
 use super::nodes::{check_place, check_region};
+use super::precondition::IfMatch;
 use super::problem::{Code, Problem};
 use super::service_accounts::ServiceAccounts;
 use super::{Api, time};
@@ -34,6 +38,10 @@ pub struct TokenView {
     /// The region of relays that join with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<String>,
+    /// What an admin token may do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    scopes: Option<BTreeSet<Scope>>,
     created_at: String,
     expires_at: Option<String>,
     last_used_at: Option<String>,
@@ -74,6 +82,22 @@ pub struct RelayTokenCreate {
     expires_in_seconds: Option<u64>,
 }
 
+/// A new admin token.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdminTokenCreate {
+    name: Option<String>,
+    /// What it may do; everything if left out.
+    #[serde(default = "everything")]
+    #[schema(value_type = Vec<String>)]
+    scopes: Vec<Scope>,
+    expires_in_seconds: Option<u64>,
+}
+
+fn everything() -> Vec<Scope> {
+    vec![Scope::Admin]
+}
+
 /// A new token of a service account.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -93,7 +117,7 @@ pub struct TokenChange {
 }
 
 /// When a token that is good for so long ends.
-fn end(now: Timestamp, seconds: Option<u64>) -> Result<Option<Timestamp>, Problem> {
+pub fn end(now: Timestamp, seconds: Option<u64>) -> Result<Option<Timestamp>, Problem> {
     const LONGEST: u64 = 100 * 365 * 24 * 3600;
     match seconds {
         None => Ok(None),
@@ -130,6 +154,7 @@ pub fn fresh(
         region: None,
         latitude: None,
         longitude: None,
+        scopes: BTreeSet::new(),
         many: true,
         identity: None,
         expires_at: end(now, expires_in_seconds)?,
@@ -165,6 +190,7 @@ async fn shown(it: Token, names: &mut Names<'_>) -> Result<TokenView, Problem> {
         site,
         principal,
         region: it.region,
+        scopes: (it.kind == TokenKind::Admin).then_some(it.scopes),
         created_at: time(it.created_at),
         expires_at: it.expires_at.map(time),
         last_used_at: it.last_used_at.map(time),
@@ -195,13 +221,43 @@ pub struct GatewayTokens;
 /// `/relay-tokens`
 pub struct RelayTokens;
 
+/// `/admin-tokens`
+pub struct AdminTokens;
+
+/// What would lock administrators out.
+async fn check_admin_token(api: &Api, admin: &Admin, it: &Token) -> Result<(), Problem> {
+    if it.id == admin.token {
+        let detail = "this is the token that you ask with; end it with another one that has the scope admin";
+        return Err(Problem::new(Code::Conflict, detail));
+    }
+    let page = Page { limit: usize::MAX, ..Page::default() };
+    let all = list::<Token>(&*api.storage, admin.account.id, page).await?;
+    let now = api.clock.now();
+    let rules = |token: &&Token| {
+        token.kind == TokenKind::Admin && token.allows(Scope::Admin) && !token.is_expired(now)
+    };
+    if all.iter().filter(rules).all(|token| token.id == it.id) {
+        let detail = "it is the last token with the scope admin; make another one first";
+        return Err(Problem::new(Code::Conflict, detail));
+    }
+    Ok(())
+}
+
 macro_rules! token_collection {
-    ($name:ident, $path:literal, $noun:literal, $kind:path) => {
+    ($name:ident, $path:literal, $noun:literal, $kind:path, $filters:expr) => {
         impl Collection for $name {
             const PATH: &'static str = $path;
             const NOUN: &'static str = $noun;
             type Record = Token;
             type View = TokenView;
+            const FILTERS: &'static [Filter] = $filters;
+
+            async fn deletable(api: &Api, admin: &Admin, it: &Token) -> Result<(), Problem> {
+                match it.kind {
+                    TokenKind::Admin => check_admin_token(api, admin, it).await,
+                    TokenKind::Gateway | TokenKind::Relay | TokenKind::ServiceAccount => Ok(()),
+                }
+            }
 
             fn holds(record: &Token) -> bool {
                 record.kind == $kind
@@ -227,12 +283,56 @@ macro_rules! token_collection {
             ) -> Result<impl FnOnce(&mut Token) -> Result<(), String> + Send + 'static, Problem> {
                 changed(api, body)
             }
+
+            async fn beside(
+                api: &Api,
+                admin: &Admin,
+                it: &Token,
+                body: &TokenChange,
+            ) -> Result<Vec<Op>, Problem> {
+                if it.kind == TokenKind::Admin && body.expires_in_seconds.flatten().is_some() {
+                    check_admin_token(api, admin, it).await?;
+                }
+                Ok(Vec::new())
+            }
         }
     };
 }
 
-token_collection!(GatewayTokens, "gateway-tokens", "gateway token", TokenKind::Gateway);
-token_collection!(RelayTokens, "relay-tokens", "relay token", TokenKind::Relay);
+token_collection!(
+    GatewayTokens,
+    "gateway-tokens",
+    "gateway token",
+    TokenKind::Gateway,
+    &[Filter::by_ref("site")]
+);
+token_collection!(RelayTokens, "relay-tokens", "relay token", TokenKind::Relay, &[]);
+token_collection!(
+    AdminTokens,
+    "admin-tokens",
+    "admin token",
+    TokenKind::Admin,
+    &[Filter::one_of("scope", &["read", "network", "access", "admin"])]
+);
+
+impl Create for AdminTokens {
+    type Body = AdminTokenCreate;
+    type Created = TokenCreated;
+
+    async fn create(api: &Api, admin: &Admin, body: AdminTokenCreate) -> Result<TokenCreated, Problem> {
+        if body.scopes.is_empty() {
+            return Err(Problem::field("scopes", "name at least one of read, network, access and admin"));
+        }
+        let (secret, token) = fresh(api, TokenKind::Admin, body.name, body.expires_in_seconds)?;
+        let token = Token { scopes: body.scopes.into_iter().collect(), ..token };
+        api.commit(admin, vec![Op::Create(token.clone().into())]).await?;
+        created(api, &secret, token, &mut Names::new(api, admin)).await
+    }
+
+    fn id(created: &TokenCreated) -> Uuid {
+        created.shown.id
+    }
+}
 
 impl Create for GatewayTokens {
     type Body = GatewayTokenCreate;
@@ -288,15 +388,21 @@ pub async fn list_of_account(
     api: web::Data<Api>,
     admin: Admin,
     key: web::Path<String>,
-    _: web::Query<ListQuery>,
+    request: HttpRequest,
 ) -> Result<web::Json<Listed<TokenView>>, Problem> {
+    let query = ListQuery::read(request.query_string(), &[], false)?;
     let account = one::<ServiceAccounts>(&api, &admin, &key).await?;
+    let mut found = of_account(&api, &admin, &account).await?;
+    found.retain(|token| query.after.is_none_or(|after| token.id.0 > after));
+    let more = found.len() > query.limit;
+    found.truncate(query.limit);
+    let next = found.last().filter(|_| more).map(|token| token.id.to_string());
     let mut names = Names::new(&api, &admin);
     let mut items = Vec::new();
-    for token in of_account(&api, &admin, &account).await? {
+    for token in found {
         items.push(shown(token, &mut names).await?);
     }
-    Ok(web::Json(Listed { items, next: None }))
+    Ok(web::Json(Listed { items, next }))
 }
 
 /// `POST /service-accounts/{ref}/tokens`
@@ -319,6 +425,7 @@ pub async fn delete_of_account(
     api: web::Data<Api>,
     admin: Admin,
     keys: web::Path<(String, String)>,
+    expected: IfMatch,
 ) -> Result<HttpResponse, Problem> {
     let (account, key) = keys.into_inner();
     let account = one::<ServiceAccounts>(&api, &admin, &account).await?;
@@ -331,7 +438,8 @@ pub async fn delete_of_account(
     let token = found.ok_or_else(|| {
         Problem::new(Code::NotFound, format!("there is no token {key} of {}", account.name))
     })?;
-    let op = Op::Delete(Object::from(token.clone()).kind(), Key::Id(token.id.0));
-    api.commit(&admin, vec![op]).await?;
+    let mut ops: Vec<Op> = expected.op(Kind::Token, token.id.0).into_iter().collect();
+    ops.push(Op::Delete(Kind::Token, Key::Id(token.id.0)));
+    api.commit(&admin, ops).await?;
     Ok(HttpResponse::NoContent().finish())
 }

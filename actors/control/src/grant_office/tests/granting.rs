@@ -1,11 +1,12 @@
 use protocol_control::{
     Applied, ClientState, DenyReason, GatewayRefusal, GatewayState, RequestAccess, ToNode, Welcome,
 };
-use protocol_identity::{DeviceId, WireguardKey};
+use protocol_identity::{DeviceId, GatewayId, RelayId, WireguardKey};
+use std::time::Duration;
 
 use super::world::*;
 use crate::grant_office::office::Office;
-use crate::model::{Kind, Object};
+use crate::model::{Gateway, Kind, Object};
 use crate::storage::Op;
 use crate::testing::*;
 
@@ -348,4 +349,93 @@ fn versions_only_grow_over_starts_of_control() {
     world.office = start(world.account, 2, Vec::new(), world.now);
 
     assert!(world.office.next_version() > before);
+}
+
+#[test]
+fn without_another_gateway_a_grant_stays_while_its_own_is_away() {
+    let mut world = World::connected();
+    let granted = world.grant(world.lan.id);
+    world.office.handle_gateway_gone(world.gateway.0.id, 1);
+    world.said();
+
+    world.ask(world.lan.id, 2);
+
+    let said = world.said();
+    assert!(matches!(said.device[..], [ToNode::Denied { request: 2, reason: DenyReason::NoGateway, .. }]));
+    assert!(said.written.is_empty());
+    world.connect_gateway();
+    let state = gateway_state(&world.said());
+    assert_eq!(state.grants.iter().map(|grant| grant.grant).collect::<Vec<_>>(), [granted.grant]);
+}
+
+/// A second and a third gateway in the site, all three connected.
+fn three_gateways(world: &mut World) -> [GatewayId; 3] {
+    let others = [gateway("office-2", &world.site, 3).0, gateway("office-3", &world.site, 4).0];
+    for (connection, other) in (2..).zip(&others) {
+        world.put(other.clone());
+        assert!(world.office.handle_gateway(other.id, connection, world.now));
+    }
+    [world.gateway.0.id, others[0].id, others[1].id]
+}
+
+#[test]
+fn a_device_goes_to_the_gateway_that_is_nearest_over_a_relay_that_both_have_measured() {
+    let mut world = World::connected();
+    let [first, second, third] = three_gateways(&mut world);
+    let [berlin, paris] = [RelayId::fresh(), RelayId::fresh()];
+    let millis = Duration::from_millis;
+    world
+        .office
+        .handle_device_round_trips(world.device.0.id, vec![(berlin, millis(10)), (paris, millis(90))]);
+    world.office.handle_gateway_round_trips(first, vec![(paris, millis(5))]);
+    world.office.handle_gateway_round_trips(second, vec![(berlin, millis(15)), (paris, millis(5))]);
+    world.office.handle_gateway_round_trips(third, vec![(berlin, millis(70))]);
+
+    world.ask(world.wiki.id, 1);
+
+    let chosen: Vec<_> = world.office.grants.values().map(|grant| grant.gateway).collect();
+    assert_eq!(chosen, [second]);
+}
+
+#[test]
+fn devices_that_are_equally_near_spread_evenly_and_stay_where_they_are() {
+    let mut world = World::connected();
+    let gateways = three_gateways(&mut world);
+
+    let mut devices = Vec::new();
+    for n in 0..30 {
+        let (it, key) = device(&format!("laptop-{n}"), &world.ci, 10 + n);
+        world.put(it.clone());
+        assert!(world.office.handle_device(it.id, 100 + u64::from(n), None, world.now));
+        devices.push((it, key));
+    }
+    for (device, key) in &devices {
+        for resource in [world.lan.id, world.lan.id] {
+            let offer = world.client.offer(device, key, resource);
+            let asked = RequestAccess { request: 1, offer, name: None };
+            world.office.handle_request(device.id, asked, world.now);
+        }
+    }
+
+    let at = |id: GatewayId| world.office.grants.values().filter(|grant| grant.gateway == id).count();
+    assert_eq!(gateways.map(at), [10, 10, 10]);
+}
+
+#[test]
+fn a_gateway_that_is_taken_out_of_service_keeps_what_it_has_and_gets_nothing_new() {
+    let mut world = World::connected();
+    let [first, second, third] = three_gateways(&mut world);
+    let kept = world.grant(world.wiki.id);
+    let draining = Gateway { draining: true, ..world.gateway.0.clone() };
+    world.put(draining);
+    world.put(Gateway { draining: true, ..world.office.model.gateways[&third].clone() });
+    world.said();
+
+    world.ask(world.lan.id, 2);
+    let lan = world.office.grants.values().find(|grant| grant.resource == world.lan.id).unwrap().gateway;
+    world.ask(world.wiki.id, 3);
+
+    assert_eq!(lan, second, "not where the device has a session, since that is out of service");
+    let wiki = world.office.grants.values().find(|grant| grant.resource == world.wiki.id).unwrap();
+    assert_eq!((wiki.id, wiki.gateway), (kept.grant, first));
 }

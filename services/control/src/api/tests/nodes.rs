@@ -21,22 +21,22 @@ use crate::api::routes;
 /// Longer than anything here takes, shorter than a test that hangs.
 const SOON: Duration = Duration::from_secs(10);
 
-struct Node {
+pub struct Node {
     socket: WebSocketStream<TcpStream>,
     session: NodeSession,
     identity: IdentityKey,
     start: Instant,
 }
 
-fn client() -> RoleHello {
+pub fn client() -> RoleHello {
     RoleHello::Client { os: "linux".into(), os_version: "6.1".into() }
 }
 
-fn gateway() -> RoleHello {
+pub fn gateway() -> RoleHello {
     RoleHello::Gateway { grants: Vec::new() }
 }
 
-fn relay() -> RoleHello {
+pub fn relay() -> RoleHello {
     RoleHello::Relay {
         addresses: vec!["192.0.2.7:3478".parse().unwrap()],
         region: "berlin".into(),
@@ -46,7 +46,7 @@ fn relay() -> RoleHello {
 }
 
 /// Serves on a port of its own.
-fn serve(stage: &Stage) -> std::net::SocketAddr {
+pub fn serve(stage: &Stage) -> std::net::SocketAddr {
     let api = stage.api.clone();
     let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
         .workers(1)
@@ -59,7 +59,7 @@ fn serve(stage: &Stage) -> std::net::SocketAddr {
 }
 
 /// Opens a WebSocket; an HTTP status when it is refused.
-async fn open(address: std::net::SocketAddr, token: &str) -> Result<WebSocketStream<TcpStream>, u16> {
+pub async fn open(address: std::net::SocketAddr, token: &str) -> Result<WebSocketStream<TcpStream>, u16> {
     let mut request = format!("ws://{address}/session").into_client_request().unwrap();
     request.headers_mut().insert("Authorization", format!("Bearer {token}").parse().unwrap());
     request.headers_mut().insert("Sec-WebSocket-Protocol", SUBPROTOCOL.parse().unwrap());
@@ -72,7 +72,7 @@ async fn open(address: std::net::SocketAddr, token: &str) -> Result<WebSocketStr
 }
 
 impl Node {
-    async fn connect(
+    pub async fn connect(
         address: std::net::SocketAddr,
         token: &str,
         identity: IdentityKey,
@@ -104,14 +104,14 @@ impl Node {
         }
     }
 
-    async fn welcome(&mut self) -> Welcome {
+    pub async fn welcome(&mut self) -> Welcome {
         match self.next().await.unwrap() {
             NodeOutput::Welcomed(welcome) => *welcome,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn message(&mut self) -> ToNode {
+    pub async fn message(&mut self) -> ToNode {
         match self.next().await.unwrap() {
             NodeOutput::Message(message) => message,
             other => panic!("{other:?}"),
@@ -129,7 +129,7 @@ impl Node {
         }
     }
 
-    async fn say(&mut self, message: FromNode) {
+    pub async fn say(&mut self, message: FromNode) {
         self.session.send(message).unwrap();
         while let Some(output) = self.session.poll_output() {
             if let NodeOutput::Send(bytes) = output {
@@ -140,7 +140,7 @@ impl Node {
 }
 
 /// A site with a LAN that engineers may reach, and the tokens to join.
-async fn configured(stage: &Stage) -> (String, String) {
+pub async fn configured(stage: &Stage) -> (String, String) {
     stage.post("/api/v1/sites", json!({"name": "office"})).await;
     let lan = json!({"name": "lan", "kind": "cidr", "address": "10.20.0.0/24", "site": "office"});
     stage.post("/api/v1/resources", lan).await;
@@ -176,6 +176,27 @@ fn answer(identity: &IdentityKey, authorize: &Authorize, state: &protocol_contro
         has_v4: true,
         has_v6: false,
     }))
+}
+
+/// A gateway and a device with a grant between them.
+pub async fn granted(address: std::net::SocketAddr, device_token: &str, gateway_token: &str) -> (Node, Node) {
+    let mut gate = Node::connect(address, gateway_token, IdentityKey::generate().unwrap(), gateway()).await;
+    let Welcome::Gateway(gateway_state) = gate.welcome().await else { panic!("not a gateway") };
+    let mut device = Node::connect(address, device_token, IdentityKey::generate().unwrap(), client()).await;
+    let Welcome::Client(state) = device.welcome().await else { panic!("not a client") };
+    let offer = offer(&device.identity, state.device, state.resources[0].resource);
+    device.say(FromNode::RequestAccess(RequestAccess { request: 1, offer, name: None })).await;
+    let authorize = loop {
+        match gate.message().await {
+            ToNode::Authorize(authorize) => break authorize,
+            ToNode::Relays(_) => {}
+            other => panic!("not asked: {other:?}"),
+        }
+    };
+    let applied = answer(&gate.identity, &authorize, &gateway_state);
+    gate.say(applied).await;
+    while !matches!(device.message().await, ToNode::Granted(_)) {}
+    (gate, device)
 }
 
 #[actix_web::test]
@@ -344,6 +365,51 @@ async fn a_message_that_is_not_for_the_role_ends_the_session() {
     device.say(FromNode::Draining).await;
 
     assert_eq!(device.closed().await, CloseReason::BadMessage);
+}
+
+#[actix_web::test]
+async fn ten_thousand_malformed_frames_cost_their_senders_their_sessions_and_nobody_else_anything() {
+    let stage = Stage::new().await;
+    let address = serve(&stage);
+    let (device_token, _) = configured(&stage).await;
+    let key = || IdentityKey::generate().unwrap();
+    let mut honest = Node::connect(address, &device_token, key(), client()).await;
+    honest.welcome().await;
+
+    let mut sent = 0;
+    for round in 0..20u8 {
+        let mut bad = Node::connect(address, &device_token, key(), client()).await;
+        // Before its hello every other time, after it the rest.
+        if round % 2 == 0 {
+            bad.welcome().await;
+        }
+        for n in 0..500u16 {
+            let frame = vec![round; usize::from(n) + 1];
+            sent += 1;
+            // Control closes at the first; what follows meets a closed socket.
+            if bad.socket.feed(Message::binary(frame)).await.is_err() {
+                continue;
+            }
+        }
+        let _ = bad.socket.flush().await;
+        let ended = tokio::time::timeout(SOON, async {
+            while let Some(Ok(message)) = bad.socket.next().await {
+                if message.is_close() {
+                    return;
+                }
+            }
+        });
+        ended.await.expect("a session goes on after nonsense");
+    }
+    let wiki = json!({"name": "wiki", "kind": "dns", "address": "wiki.corp.example", "site": "office"});
+    stage.post("/api/v1/resources", wiki).await;
+    stage.patch("/api/v1/policies/engineers", json!({"resources": ["lan", "wiki"]})).await;
+
+    assert_eq!(sent, 10_000);
+    let ToNode::ResourceChanged(view) = honest.message().await else { panic!("not told") };
+    assert_eq!(view.name, "wiki");
+    let devices = stage.get("/api/v1/devices?state=online").await;
+    assert_eq!(devices["items"].as_array().unwrap().len(), 1, "{devices}");
 }
 
 #[actix_web::test]

@@ -243,9 +243,7 @@ async fn without_the_right_token_nothing_is_seen() {
 #[actix_web::test]
 async fn an_administrator_of_one_account_sees_nothing_of_another() {
     let stage = configured().await;
-    let token = Token::generate(TokenKind::Admin).unwrap();
-    stage.storage.create_account("other".into(), token.hash(), jiff::Timestamp::now()).await.unwrap();
-    let token = token.reveal().to_string();
+    let token = stage.as_other().token.clone();
 
     for path in ["sites", "resources", "service-accounts", "policies", "gateway-tokens", "devices", "grants"]
     {

@@ -7,7 +7,7 @@ use actix_web::dev::{Service, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::{App, test, web};
 use actors_control::clock::Clock;
-use actors_control::sqlite::Sqlite;
+use actors_control::sql::{Location, Sql};
 use actors_control::storage::Storage;
 use actors_runtime::TreeHandle;
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use services_chassis::Readiness;
 use tempfile::TempDir;
 
-use crate::api::{Api, Throttle, routes};
+use crate::api::{Api, Idempotency, Rates, Throttle, routes};
 use crate::public::Public;
 use crate::tree::{self, Context};
 
@@ -24,6 +24,8 @@ pub struct Stage {
     pub api: web::Data<Api>,
     pub token: String,
     pub storage: Arc<dyn Storage>,
+    /// The admin token of an account beside the first.
+    other: String,
     handle: TreeHandle,
     thread: Option<std::thread::JoinHandle<()>>,
     directory: Option<TempDir>,
@@ -35,20 +37,39 @@ pub struct Answer {
     pub status: StatusCode,
     pub location: Option<String>,
     pub kind: String,
+    pub headers: actix_web::http::header::HeaderMap,
     pub body: Value,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    }
 }
 
 impl Stage {
     pub async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let storage: Arc<dyn Storage> =
-            Arc::new(Sqlite::open(&directory.path().join("control.sqlite")).await.unwrap());
-        let token = Token::generate(TokenKind::Admin).unwrap();
-        storage.create_account("default".into(), token.hash(), Timestamp::now()).await.unwrap();
-        Self::over(directory, storage, token.reveal().to_string()).await
+        Self::with_rates(Rates::default()).await
     }
 
-    async fn over(directory: TempDir, storage: Arc<dyn Storage>, token: String) -> Self {
+    pub async fn with_rates(rates: Rates) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> =
+            Arc::new(Sql::open(&Location::Sqlite(directory.path().join("control.sqlite"))).await.unwrap());
+        let token = Token::generate(TokenKind::Admin).unwrap();
+        storage.create_account("default".into(), token.hash(), Timestamp::now()).await.unwrap();
+        let other = Token::generate(TokenKind::Admin).unwrap();
+        storage.create_account("beside".into(), other.hash(), Timestamp::now()).await.unwrap();
+        let tokens = (token.reveal().to_string(), other.reveal().to_string());
+        Self::over(directory, storage, tokens, rates).await
+    }
+
+    async fn over(
+        directory: TempDir,
+        storage: Arc<dyn Storage>,
+        (token, other): (String, String),
+        rates: Rates,
+    ) -> Self {
         let accounts = storage.accounts().await.unwrap();
         let (sender, addresses) = mpsc::channel();
         let context = Context {
@@ -82,21 +103,38 @@ impl Stage {
             },
             readiness,
             throttle: Throttle::default(),
+            rates,
+            idempotency: Idempotency::default(),
         });
-        Self { api, token, storage, handle, thread: Some(thread), directory: Some(directory) }
+        Self { api, token, other, storage, handle, thread: Some(thread), directory: Some(directory) }
     }
 
     /// Ends everything and starts again over the same files.
     pub async fn restart(mut self) -> Self {
         self.stop();
         let directory = self.directory.take().unwrap();
-        let storage = Sqlite::open(&directory.path().join("control.sqlite")).await.unwrap();
-        Self::over(directory, Arc::new(storage), self.token.clone()).await
+        let storage = Sql::open(&Location::Sqlite(directory.path().join("control.sqlite"))).await.unwrap();
+        let tokens = (self.token.clone(), self.other.clone());
+        Self::over(directory, Arc::new(storage), tokens, Rates::default()).await
+    }
+
+    /// The same control plane as the administrator of the other account sees it.
+    pub fn as_other(&self) -> Self {
+        Self {
+            api: self.api.clone(),
+            token: self.other.clone(),
+            other: self.token.clone(),
+            storage: Arc::clone(&self.storage),
+            handle: self.handle.clone(),
+            thread: None,
+            directory: None,
+        }
     }
 
     fn stop(&mut self) {
-        self.handle.shutdown(0);
+        // A second view of the same control plane has no thread, and ends nothing.
         if let Some(thread) = self.thread.take() {
+            self.handle.shutdown(0);
             let ended = thread.join();
             assert!(ended.is_ok() || std::thread::panicking());
         }
@@ -129,8 +167,9 @@ impl Stage {
         };
         let (status, location) = (response.status(), header("location"));
         let kind = header("content-type").unwrap_or_default();
+        let headers = response.headers().clone();
         let body = test::read_body(response).await;
-        Answer { status, location, kind, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
+        Answer { status, location, kind, headers, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
     }
 
     pub async fn get(&self, path: &str) -> Value {

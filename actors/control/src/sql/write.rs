@@ -3,16 +3,15 @@
 use jiff::Timestamp;
 use protocol_identity::AccountId;
 use serde_json::json;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
+use super::db::Db;
 use super::{LogEntry, join, tables};
 use crate::model::{Key, Kind, Object};
 use crate::storage::{Action, Change, Op, Page, StorageError};
 
 pub(super) async fn apply(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     by: &str,
     at: Timestamp,
@@ -58,6 +57,12 @@ pub(super) async fn apply(
             let sequence = log("updated", kind, Some(id), name, &nothing).write(db).await?;
             Change { sequence, action: Action::Put(object) }
         }
+        Op::Expect(kind, key, expectation) => {
+            let not_found = || StorageError::NotFound { kind, key: key.to_string() };
+            let object = tables::find(db, account, kind, &key).await?.ok_or_else(not_found)?;
+            expectation(&object)?;
+            return Ok(None);
+        }
         Op::Delete(kind, key) => {
             let not_found = || StorageError::NotFound { kind, key: key.to_string() };
             let object = tables::find(db, account, kind, &key).await?.ok_or_else(not_found)?;
@@ -98,7 +103,7 @@ pub(super) async fn apply(
 
 /// Writes a record; a name that is taken is told apart from other failures.
 async fn put(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     object: &Object,
     replace: bool,
@@ -119,7 +124,7 @@ async fn put(
 
 /// Something that still uses the record and would not go with it.
 async fn user_of(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     kind: Kind,
     id: Uuid,
@@ -132,7 +137,7 @@ async fn user_of(
         ],
         Kind::Group => &[(
             Kind::Policy,
-            "SELECT policies.name FROM policies JOIN policy_groups ON policy_groups.account = policies.account \
+            "SELECT policies.name AS name FROM policies JOIN policy_groups ON policy_groups.account = policies.account \
              AND policy_groups.owner = policies.id WHERE policies.account = ? AND policy_groups.target = ? LIMIT 1",
         )],
         Kind::Gateway
@@ -145,10 +150,9 @@ async fn user_of(
         | Kind::Grant => &[],
     };
     for (kind, sql) in users {
-        let row =
-            sqlx::query(*sql).bind(account.to_string()).bind(id.to_string()).fetch_optional(&mut *db).await?;
+        let row = db.fetch_optional(sql, vec![(&account).into(), (&id).into()]).await?;
         if let Some(row) = row {
-            return Ok(Some((*kind, row.try_get(0)?)));
+            return Ok(Some((*kind, row.text("name")?)));
         }
     }
     Ok(None)
@@ -156,31 +160,21 @@ async fn user_of(
 
 /// Gives back the tunnel addresses of a node that goes, or of the devices of a principal that goes. The node's row
 /// goes first: it refers to its address.
-async fn free_addresses(
-    db: &mut SqliteConnection,
-    account: AccountId,
-    object: &Object,
-) -> Result<(), StorageError> {
+async fn free_addresses(db: &mut Db<'_>, account: AccountId, object: &Object) -> Result<(), StorageError> {
     let hosts = match object {
         Object::Gateway(gateway) => vec![i64::from(gateway.host)],
         Object::Device(device) => vec![i64::from(device.host)],
         Object::Principal(principal) => {
-            let rows = sqlx::query("SELECT host FROM devices WHERE account = ? AND principal = ?")
-                .bind(account.to_string())
-                .bind(principal.id.to_string())
-                .fetch_all(&mut *db)
-                .await?;
-            rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?
+            let sql = "SELECT host FROM devices WHERE account = ? AND principal = ?";
+            let rows = db.fetch_all(sql, vec![(&account).into(), (&principal.id).into()]).await?;
+            rows.iter().map(|row| row.number("host")).collect::<Result<_, _>>()?
         }
         _ => return Ok(()),
     };
     tables::delete(db, account, object.kind(), object.id()).await?;
     for host in hosts {
-        sqlx::query("DELETE FROM addresses WHERE account = ? AND host = ?")
-            .bind(account.to_string())
-            .bind(host)
-            .execute(&mut *db)
-            .await?;
+        let sql = "DELETE FROM addresses WHERE account = ? AND host = ?";
+        db.execute(sql, vec![(&account).into(), host.into()]).await?;
     }
     Ok(())
 }

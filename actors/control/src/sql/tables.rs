@@ -4,27 +4,15 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use protocol_identity::{AccountId, GroupId, PrincipalId, ResourceId};
-use sqlx::AssertSqlSafe;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
 use super::columns::{
-    Value, read_device, read_gateway, read_grant, read_group, read_policy, read_principal, read_relay,
+    read_device, read_gateway, read_grant, read_group, read_policy, read_principal, read_relay,
     read_resource, read_site, read_token, uuid, values,
 };
+use super::db::{Db, Row};
 use crate::model::{Key, Kind, Object};
 use crate::storage::{Page, StorageError};
-
-type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, SqliteArguments>;
-
-fn bind(query: Query<'_>, value: Value) -> Query<'_> {
-    match value {
-        Value::Text(text) => query.bind(text),
-        Value::Number(number) => query.bind(number),
-        Value::Real(real) => query.bind(real),
-        Value::Bytes(bytes) => query.bind(bytes),
-    }
-}
 
 /// A set that is kept beside its record: table, and which of the record's sets.
 struct Link {
@@ -38,7 +26,7 @@ struct Layout {
     table: &'static str,
     columns: &'static [&'static str],
     links: &'static [Link],
-    read: fn(&SqliteRow) -> Result<Object, StorageError>,
+    read: fn(&Row) -> Result<Object, StorageError>,
 }
 
 const NO_LINKS: &[Link] = &[];
@@ -83,7 +71,7 @@ const POLICY_RESOURCES: Link = Link {
 };
 
 fn layout(kind: Kind) -> Layout {
-    let (table, columns, links, read): (_, &'static [&'static str], _, fn(&SqliteRow) -> _) = match kind {
+    let (table, columns, links, read): (_, &'static [&'static str], _, fn(&Row) -> _) = match kind {
         Kind::Site => ("sites", &["name", "description", "created_at"], NO_LINKS, read_site),
         Kind::Principal => {
             ("principals", &["name", "disabled", "labels", "created_at"], NO_LINKS, read_principal)
@@ -100,6 +88,7 @@ fn layout(kind: Kind) -> Layout {
                 "region",
                 "latitude",
                 "longitude",
+                "scopes",
                 "many",
                 "identity",
                 "expires_at",
@@ -111,7 +100,17 @@ fn layout(kind: Kind) -> Layout {
         ),
         Kind::Gateway => (
             "gateways",
-            &["name", "site", "token", "identity", "host", "version", "last_seen_at", "created_at"],
+            &[
+                "name",
+                "site",
+                "token",
+                "identity",
+                "host",
+                "draining",
+                "version",
+                "last_seen_at",
+                "created_at",
+            ],
             NO_LINKS,
             read_gateway,
         ),
@@ -210,18 +209,14 @@ pub(super) fn table(kind: Kind) -> &'static str {
 }
 
 async fn with_links(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     layout: &Layout,
     mut object: Object,
 ) -> Result<Object, StorageError> {
     for link in layout.links {
         let sql = format!("SELECT target FROM {} WHERE account = ? AND owner = ?", link.table);
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(account.to_string())
-            .bind(object.id().to_string())
-            .fetch_all(&mut *db)
-            .await?;
+        let rows = db.fetch_all(&sql, vec![(&account).into(), (&object.id()).into()]).await?;
         let targets = rows.iter().map(|row| uuid(row, "target")).collect::<Result<BTreeSet<_>, _>>()?;
         (link.set)(&mut object, targets);
     }
@@ -229,7 +224,7 @@ async fn with_links(
 }
 
 pub(super) async fn find(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     kind: Kind,
     key: &Key,
@@ -240,17 +235,9 @@ pub(super) async fn find(
         Key::Name(_) if kind == Kind::Grant => return Ok(None),
         Key::Name(name) => ("name", name.clone()),
     };
-    let sql = format!(
-        "SELECT id, {} FROM {} WHERE account = ? AND {column} = ?",
-        layout.columns.join(", "),
-        layout.table
-    );
-    let row = sqlx::query(AssertSqlSafe(sql))
-        .bind(account.to_string())
-        .bind(value)
-        .fetch_optional(&mut *db)
-        .await?;
-    match row {
+    let columns = layout.columns.join(", ");
+    let sql = format!("SELECT id, {columns} FROM {} WHERE account = ? AND {column} = ?", layout.table);
+    match db.fetch_optional(&sql, vec![(&account).into(), (&value).into()]).await? {
         None => Ok(None),
         Some(row) => {
             let object = (layout.read)(&row)?;
@@ -260,29 +247,24 @@ pub(super) async fn find(
 }
 
 pub(super) async fn list(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     kind: Kind,
     page: &Page,
 ) -> Result<Vec<Object>, StorageError> {
     let layout = layout(kind);
     let mut sql = format!("SELECT id, {} FROM {} WHERE account = ?", layout.columns.join(", "), layout.table);
-    if page.after.is_some() {
+    let mut values = vec![(&account).into()];
+    if let Some(after) = page.after {
         sql.push_str(" AND id > ?");
+        values.push((&after).into());
     }
-    let name = page.name.as_ref().filter(|_| kind != Kind::Grant);
-    if name.is_some() {
+    if let Some(name) = page.name.as_ref().filter(|_| kind != Kind::Grant) {
         sql.push_str(" AND name = ?");
+        values.push(name.into());
     }
     let _ = write!(sql, " ORDER BY id LIMIT {}", i64::try_from(page.limit).unwrap_or(i64::MAX));
-    let mut query = sqlx::query(AssertSqlSafe(sql)).bind(account.to_string());
-    if let Some(after) = page.after {
-        query = query.bind(after.to_string());
-    }
-    if let Some(name) = name {
-        query = query.bind(name.clone());
-    }
-    let rows = query.fetch_all(&mut *db).await?;
+    let rows = db.fetch_all(&sql, values).await?;
     let mut objects = Vec::with_capacity(rows.len());
     for row in &rows {
         let object = (layout.read)(row)?;
@@ -293,7 +275,7 @@ pub(super) async fn list(
 
 /// Writes a record that is new (`replace` false) or may be there already.
 pub(super) async fn put(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     object: &Object,
     replace: bool,
@@ -310,39 +292,28 @@ pub(super) async fn put(
             layout.columns.iter().map(|column| format!("{column} = excluded.{column}")).collect();
         let _ = write!(sql, " ON CONFLICT (account, id) DO UPDATE SET {}", sets.join(", "));
     }
-    let mut query = sqlx::query(AssertSqlSafe(sql)).bind(account.to_string()).bind(object.id().to_string());
-    for value in values(object)? {
-        query = bind(query, value);
-    }
-    query.execute(&mut *db).await?;
+    let mut all = vec![(&account).into(), (&object.id()).into()];
+    all.extend(values(object)?);
+    db.execute(&sql, all).await?;
 
     for link in layout.links {
         let sql = format!("DELETE FROM {} WHERE account = ? AND owner = ?", link.table);
-        sqlx::query(AssertSqlSafe(sql))
-            .bind(account.to_string())
-            .bind(object.id().to_string())
-            .execute(&mut *db)
-            .await?;
+        db.execute(&sql, vec![(&account).into(), (&object.id()).into()]).await?;
         let sql = format!("INSERT INTO {} (account, owner, target) VALUES (?, ?, ?)", link.table);
         for target in (link.get)(object) {
-            sqlx::query(AssertSqlSafe(sql.clone()))
-                .bind(account.to_string())
-                .bind(object.id().to_string())
-                .bind(target.to_string())
-                .execute(&mut *db)
-                .await?;
+            db.execute(&sql, vec![(&account).into(), (&object.id()).into(), (&target).into()]).await?;
         }
     }
     Ok(())
 }
 
 pub(super) async fn delete(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     kind: Kind,
     id: Uuid,
 ) -> Result<(), StorageError> {
     let sql = format!("DELETE FROM {} WHERE account = ? AND id = ?", table(kind));
-    sqlx::query(AssertSqlSafe(sql)).bind(account.to_string()).bind(id.to_string()).execute(db).await?;
+    db.execute(&sql, vec![(&account).into(), (&id).into()]).await?;
     Ok(())
 }

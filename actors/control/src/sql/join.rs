@@ -3,9 +3,8 @@
 use jiff::Timestamp;
 use protocol_control::RoleHello;
 use protocol_identity::{AccountId, DeviceId, GatewayId, IdentityPublic, RelayId, TokenKind};
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, Row as _};
 
+use super::db::Db;
 use super::write::by_id;
 use super::{columns, tables};
 use crate::model::{Device, Gateway, Kind, MAX_HOST, Object, Relay, Token};
@@ -13,7 +12,7 @@ use crate::storage::{Join, StorageError};
 
 /// The record to write, and what the log says: `joined` for a new one.
 pub(super) async fn join(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     at: Timestamp,
     join: Join,
@@ -45,7 +44,7 @@ pub(super) async fn join(
 
 /// A token that is for one installation belongs to the first that uses it.
 async fn pin_token(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     token: &Token,
     identity: IdentityPublic,
@@ -61,18 +60,13 @@ async fn pin_token(
 }
 
 async fn by_identity(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     kind: Kind,
     identity: &IdentityPublic,
 ) -> Result<Option<Object>, StorageError> {
     let sql = format!("SELECT id FROM {} WHERE account = ? AND identity = ?", tables::table(kind));
-    let row = sqlx::query(AssertSqlSafe(sql))
-        .bind(account.to_string())
-        .bind(identity.to_string())
-        .fetch_optional(&mut *db)
-        .await?;
-    match row {
+    match db.fetch_optional(&sql, vec![(&account).into(), identity.into()]).await? {
         None => Ok(None),
         Some(row) => tables::find(db, account, kind, &by_id(columns::uuid(&row, "id")?)).await,
     }
@@ -119,7 +113,7 @@ fn seen(object: Object, token: &Token, at: Timestamp, join: Join) -> Result<Obje
 }
 
 async fn made(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     token: &Token,
     at: Timestamp,
@@ -136,6 +130,7 @@ async fn made(
             token: Some(token.id),
             identity: join.identity,
             host: free_host(db, account).await?,
+            draining: false,
             version: Some(join.version),
             last_seen_at: Some(at),
             created_at: at,
@@ -170,9 +165,12 @@ async fn made(
     })
 }
 
+/// Up to here nodes that want the same name get a number.
+const NUMBERED: u32 = 100;
+
 /// The wanted name with what names may hold, and a number behind it when it is taken.
 async fn free_name(
-    db: &mut SqliteConnection,
+    db: &mut Db<'_>,
     account: AccountId,
     kind: Kind,
     wanted: &str,
@@ -186,47 +184,33 @@ async fn free_name(
     if stem.is_empty() || uuid::Uuid::parse_str(&stem).is_ok() {
         stem = kind.name().to_owned();
     }
-    let sql = format!("SELECT 1 FROM {} WHERE account = ? AND name = ?", tables::table(kind));
+    let sql = format!("SELECT name FROM {} WHERE account = ? AND name = ?", tables::table(kind));
     let mut name = stem.clone();
-    for number in 2u32.. {
-        let taken = sqlx::query(AssertSqlSafe(sql.clone()))
-            .bind(account.to_string())
-            .bind(&name)
-            .fetch_optional(&mut *db)
-            .await?;
-        if taken.is_none() {
-            break;
+    for number in 2..=NUMBERED {
+        if db.fetch_optional(&sql, vec![(&account).into(), (&name).into()]).await?.is_none() {
+            return Ok(name);
         }
         name = format!("{stem}-{number}");
     }
-    Ok(name)
+    // So many of one name are not told apart by counting: a thousandth would take a thousand looks.
+    let drawn = uuid::Uuid::new_v4().simple().to_string();
+    Ok(format!("{stem}-{}", drawn.split_at(7).0))
 }
 
 /// Takes a tunnel address that nobody has: the next one, or after the last the lowest that was given back.
-async fn free_host(db: &mut SqliteConnection, account: AccountId) -> Result<u32, StorageError> {
-    let highest: i64 = sqlx::query("SELECT COALESCE(MAX(host), 0) FROM addresses WHERE account = ?")
-        .bind(account.to_string())
-        .fetch_one(&mut *db)
-        .await?
-        .try_get(0)?;
+async fn free_host(db: &mut Db<'_>, account: AccountId) -> Result<u32, StorageError> {
+    let sql = "SELECT COALESCE(MAX(host), 0) AS host FROM addresses WHERE account = ?";
+    let highest = db.fetch_one(sql, vec![(&account).into()]).await?.number("host")?;
     let host = if highest < i64::from(MAX_HOST) {
         highest + 1
     } else {
-        sqlx::query(
-            "SELECT MIN(host) FROM (SELECT 1 AS host UNION ALL SELECT host + 1 FROM addresses WHERE account = ?1) \
-             WHERE host <= ?2 AND host NOT IN (SELECT host FROM addresses WHERE account = ?1)",
-        )
-        .bind(account.to_string())
-        .bind(i64::from(MAX_HOST))
-        .fetch_one(&mut *db)
-        .await?
-        .try_get::<Option<i64>, _>(0)?
-        .ok_or(StorageError::NoAddressLeft)?
+        let sql = "SELECT MIN(host) AS host FROM \
+                   (SELECT 1 AS host UNION ALL SELECT host + 1 FROM addresses WHERE account = ?) AS free \
+                   WHERE host <= ? AND host NOT IN (SELECT host FROM addresses WHERE account = ?)";
+        let values = vec![(&account).into(), i64::from(MAX_HOST).into(), (&account).into()];
+        db.fetch_one(sql, values).await?.optional_number("host")?.ok_or(StorageError::NoAddressLeft)?
     };
-    sqlx::query("INSERT INTO addresses (account, host) VALUES (?, ?)")
-        .bind(account.to_string())
-        .bind(host)
-        .execute(&mut *db)
-        .await?;
+    let sql = "INSERT INTO addresses (account, host) VALUES (?, ?)";
+    db.execute(sql, vec![(&account).into(), host.into()]).await?;
     u32::try_from(host).map_err(|_| StorageError::NoAddressLeft)
 }

@@ -12,13 +12,9 @@ struct One {
 }
 
 async fn one_of_each(db: &Database) -> One {
-    for host in [1, 2] {
-        sqlx::query("INSERT INTO addresses (account, host) VALUES (?, ?)")
-            .bind(db.account.to_string())
-            .bind(host)
-            .execute(&db.storage.writer)
-            .await
-            .unwrap();
+    for host in [1i64, 2] {
+        let sql = "INSERT INTO addresses (account, host) VALUES (?, ?)";
+        db.storage.raw(sql, vec![(&db.account).into(), host.into()]).await;
     }
     let site = site("office");
     let principal = principal("ci");
@@ -279,6 +275,119 @@ async fn a_token_for_one_installation_is_refused_to_a_second() {
 }
 
 #[tokio::test]
+async fn of_fifty_that_use_a_one_shot_token_at_once_one_wins() {
+    let db = std::sync::Arc::new(Database::new().await);
+
+    for round in 0..100 {
+        let mut relays = token(TokenKind::Relay, &format!("round-{round}"));
+        relays.many = false;
+        db.create([Object::Token(relays.clone())]).await;
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let (db, relays) = (std::sync::Arc::clone(&db), relays.clone());
+            let identity = IdentityKey::generate().unwrap();
+            all.spawn(async move { db.join(&relays, &identity, "relay", relay_hello()).await });
+        }
+        let results = all.join_all().await;
+        let won = results.iter().filter(|result| result.is_ok()).count();
+        let lost =
+            results.iter().filter(|result| matches!(result, Err(StorageError::OtherInstallation))).count();
+        assert_eq!((won, lost), (1, 49), "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_no_gaps_and_is_in_the_order_of_commits() {
+    let db = std::sync::Arc::new(Database::new().await);
+    let before = db.storage.everything(db.account).await.unwrap().sequence;
+
+    let mut all = tokio::task::JoinSet::new();
+    for n in 0..40 {
+        let db = std::sync::Arc::clone(&db);
+        all.spawn(async move {
+            // Every fourth is refused, and leaves no gap.
+            let name = if n % 4 == 0 { "default".to_owned() } else { format!("site-{n}") };
+            let pair = vec![Op::Create(site(&name).into()), Op::Create(site(&format!("{name}-b")).into())];
+            db.write(pair)
+                .await
+                .map(|committed| committed.changes.iter().map(|change| change.sequence).collect::<Vec<_>>())
+        });
+    }
+    let committed: Vec<Vec<u64>> = all.join_all().await.into_iter().filter_map(Result::ok).collect();
+
+    let log = db.storage.log(db.account, before, 1000).await.unwrap();
+    let sequences: Vec<u64> = log.iter().map(|row| row.sequence).collect();
+    assert_eq!(committed.len(), 31);
+    assert_eq!(sequences, (before + 1..=before + 62).collect::<Vec<_>>());
+    assert!(committed.iter().all(|pair| pair[1] == pair[0] + 1), "one commit's rows stand together");
+}
+
+#[tokio::test]
+async fn text_that_no_database_could_keep_is_looked_for_and_not_found() {
+    let db = Database::new().await;
+
+    let found = db.storage.find(db.account, Kind::Site, Key::Name("a\0b".into())).await;
+    let page = Page { limit: 10, name: Some("\0".into()), after: None };
+    let listed = db.storage.list(db.account, Kind::Site, page).await;
+
+    assert_eq!((found.unwrap(), listed.unwrap()), (None, Vec::new()));
+}
+
+/// The file of a SQLite database; nothing when the tests run on PostgreSQL.
+fn file(db: &Database) -> Option<std::path::PathBuf> {
+    match &db.location {
+        Location::Sqlite(file) => Some(file.clone()),
+        Location::Postgres(_) => None,
+    }
+}
+
+#[tokio::test]
+async fn a_backup_is_taken_while_the_database_is_written_and_put_back_whole() {
+    let db = Database::new().await;
+    let Some(database) = file(&db) else { return };
+    let copy = db.directory.path().join("backup.sqlite");
+    one_of_each(&db).await;
+    let at_backup = db.storage.everything(db.account).await.unwrap();
+
+    let copied = backup(&database, &copy).await.unwrap();
+    db.create([Object::Site(site("later"))]).await;
+    db.storage.close().await;
+    let (restored, kept) = restore(&copy, &database).await.unwrap();
+
+    assert_eq!((copied.sequence, copied.accounts), (at_backup.sequence, 1));
+    assert_eq!(restored, copied);
+    let opened = Sql::open(&db.location).await.unwrap();
+    assert_eq!(opened.everything(db.account).await.unwrap().objects, at_backup.objects);
+    let before = Sql::open(&Location::Sqlite(kept.unwrap())).await.unwrap();
+    let later = before.find(db.account, Kind::Site, Key::Name("later".into())).await.unwrap();
+    assert!(later.is_some(), "what was there before is kept beside it");
+}
+
+#[tokio::test]
+async fn what_is_no_whole_backup_is_not_restored() {
+    let db = Database::new().await;
+    let Some(database) = file(&db) else { return };
+    let path = |name: &str| db.directory.path().join(name);
+    let before = db.storage.everything(db.account).await.unwrap().objects;
+    std::fs::write(path("text"), "no database").unwrap();
+    backup(&database, &path("newer")).await.unwrap();
+    let newer = Sql::open(&Location::Sqlite(path("newer"))).await.unwrap();
+    let sql = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+               VALUES (9999, 'from the future', TRUE, ?, 0)";
+    newer.raw(sql, vec![Value::Bytes(vec![0])]).await;
+    newer.close().await;
+
+    let text = restore(&path("text"), &database).await;
+    let missing = restore(&path("missing"), &database).await;
+    let newer = restore(&path("newer"), &database).await;
+
+    assert!(matches!(text, Err(NotABackup::Other(_))), "{text:?}");
+    assert!(matches!(missing, Err(NotABackup::Other(_))), "{missing:?}");
+    assert!(matches!(newer, Err(NotABackup::Newer(9999))), "{newer:?}");
+    assert_eq!(db.storage.everything(db.account).await.unwrap().objects, before);
+}
+
+#[tokio::test]
 async fn a_token_of_another_kind_joins_nothing() {
     let db = Database::new().await;
     let ci = principal("ci");
@@ -331,12 +440,8 @@ async fn addresses_that_were_given_back_are_used_again_when_the_range_is_full() 
             db.join(&devices, &IdentityKey::generate().unwrap(), name, client_hello()).await.unwrap();
         hosts.push(Device::from_object(device).unwrap().host);
     }
-    sqlx::query("INSERT INTO addresses (account, host) VALUES (?, ?)")
-        .bind(db.account.to_string())
-        .bind(i64::from(crate::model::MAX_HOST))
-        .execute(&db.storage.writer)
-        .await
-        .unwrap();
+    let sql = "INSERT INTO addresses (account, host) VALUES (?, ?)";
+    db.storage.raw(sql, vec![(&db.account).into(), i64::from(crate::model::MAX_HOST).into()]).await;
 
     db.write(vec![Op::Delete(Kind::Device, Key::Name("b".into()))]).await.unwrap();
     let next = db.join(&devices, &IdentityKey::generate().unwrap(), "d", client_hello()).await.unwrap();
@@ -365,16 +470,12 @@ async fn lists_come_in_pages_in_the_order_of_creation() {
 #[tokio::test]
 async fn a_database_of_a_newer_version_is_refused() {
     let db = Database::new().await;
-    sqlx::query(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-         VALUES (9999, 'from the future', TRUE, x'00', 0)",
-    )
-    .execute(&db.storage.writer)
-    .await
-    .unwrap();
+    let sql = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+               VALUES (9999, 'from the future', TRUE, ?, 0)";
+    db.storage.raw(sql, vec![Value::Bytes(vec![0])]).await;
     db.storage.close().await;
 
-    let opened = Sqlite::open(&db.directory.path().join("control.sqlite")).await;
+    let opened = Sql::open(&db.location).await;
 
     assert!(matches!(opened, Err(StorageError::Migration(_))));
 }
@@ -386,7 +487,7 @@ async fn a_database_that_exists_is_opened_again_with_everything_in_it() {
     let before = db.storage.everything(db.account).await.unwrap();
     db.storage.close().await;
 
-    let opened = Sqlite::open(&db.directory.path().join("control.sqlite")).await.unwrap();
+    let opened = Sql::open(&db.location).await.unwrap();
 
     assert_eq!(opened.everything(db.account).await.unwrap().objects, before.objects);
     assert_eq!(opened.accounts().await.unwrap().len(), 1);

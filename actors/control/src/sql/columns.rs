@@ -9,24 +9,14 @@ use protocol_identity::{
     TokenId, TokenKind,
 };
 use protocol_policy::Effect;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
+use super::db::{Row, Value};
 use crate::model::{
-    Device, Gateway, Grant, GrantState, Group, Object, Policy, Principal, Relay, Resource, Site, Token,
-    parse_address, parse_filter, write_address, write_filter,
+    Device, Gateway, Grant, GrantState, Group, Object, Policy, Principal, Relay, Resource, Scope, Site,
+    Token, parse_address, parse_filter, write_address, write_filter,
 };
 use crate::storage::StorageError;
-
-/// One column's value.
-#[derive(Debug, Clone)]
-pub(super) enum Value {
-    Text(Option<String>),
-    Number(Option<i64>),
-    Real(Option<f64>),
-    Bytes(Vec<u8>),
-}
 
 fn text(text: impl Into<String>) -> Value {
     Value::Text(Some(text.into()))
@@ -79,6 +69,7 @@ pub(super) fn values(object: &Object) -> Result<Vec<Value>, StorageError> {
             optional(it.region.as_ref()),
             Value::Real(it.latitude),
             Value::Real(it.longitude),
+            text(scopes(&it.scopes)),
             number(it.many),
             optional(it.identity.as_ref()),
             millis(it.expires_at),
@@ -91,6 +82,7 @@ pub(super) fn values(object: &Object) -> Result<Vec<Value>, StorageError> {
             optional(it.token.as_ref()),
             text(it.identity.to_string()),
             number(it.host),
+            number(it.draining),
             optional(it.version.as_ref()),
             millis(it.last_seen_at),
             millis(Some(it.created_at)),
@@ -168,37 +160,45 @@ pub(super) fn values(object: &Object) -> Result<Vec<Value>, StorageError> {
 
 // Reading.
 
-pub(super) fn uuid(row: &SqliteRow, column: &'static str) -> Result<Uuid, StorageError> {
-    row.try_get::<String, _>(column)?.parse().map_err(|_| StorageError::Damaged("id"))
+pub(super) fn uuid(row: &Row, column: &'static str) -> Result<Uuid, StorageError> {
+    row.text(column)?.parse().map_err(|_| StorageError::Damaged("id"))
 }
 
-fn optional_text<T: std::str::FromStr>(
-    row: &SqliteRow,
-    column: &'static str,
-) -> Result<Option<T>, StorageError> {
-    let text: Option<String> = row.try_get(column)?;
+fn optional_text<T: std::str::FromStr>(row: &Row, column: &'static str) -> Result<Option<T>, StorageError> {
+    let text = row.optional_text(column)?;
     text.map(|text| text.parse().map_err(|_| StorageError::Damaged(column))).transpose()
 }
 
-fn parsed<T: std::str::FromStr>(row: &SqliteRow, column: &'static str) -> Result<T, StorageError> {
+fn parsed<T: std::str::FromStr>(row: &Row, column: &'static str) -> Result<T, StorageError> {
     optional_text(row, column)?.ok_or(StorageError::Damaged(column))
 }
 
-pub(super) fn timestamp(row: &SqliteRow, column: &'static str) -> Result<Timestamp, StorageError> {
+pub(super) fn timestamp(row: &Row, column: &'static str) -> Result<Timestamp, StorageError> {
     optional_timestamp(row, column)?.ok_or(StorageError::Damaged("time"))
 }
 
-fn optional_timestamp(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>, StorageError> {
-    let millis: Option<i64> = row.try_get(column)?;
+fn optional_timestamp(row: &Row, column: &'static str) -> Result<Option<Timestamp>, StorageError> {
+    let millis = row.optional_number(column)?;
     millis.map(|at| Timestamp::from_millisecond(at).map_err(|_| StorageError::Damaged("time"))).transpose()
 }
 
-fn unjson<T: serde::de::DeserializeOwned>(row: &SqliteRow, column: &'static str) -> Result<T, StorageError> {
-    serde_json::from_str(&row.try_get::<String, _>(column)?).map_err(|_| StorageError::Damaged(column))
+fn unjson<T: serde::de::DeserializeOwned>(row: &Row, column: &'static str) -> Result<T, StorageError> {
+    serde_json::from_str(&row.text(column)?).map_err(|_| StorageError::Damaged(column))
 }
 
-fn host(row: &SqliteRow) -> Result<u32, StorageError> {
-    u32::try_from(row.try_get::<i64, _>("host")?).map_err(|_| StorageError::Damaged("host"))
+fn host(row: &Row) -> Result<u32, StorageError> {
+    u32::try_from(row.number("host")?).map_err(|_| StorageError::Damaged("host"))
+}
+
+/// Scopes, separated by commas.
+fn scopes(scopes: &BTreeSet<Scope>) -> String {
+    scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(",")
+}
+
+fn read_scopes(text: &str) -> Result<BTreeSet<Scope>, StorageError> {
+    let known = |name: &str| Scope::ALL.into_iter().find(|scope| scope.name() == name);
+    let names = text.split(',').filter(|name| !name.is_empty());
+    names.map(|name| known(name).ok_or(StorageError::Damaged("token"))).collect()
 }
 
 fn token_kind(kind: TokenKind) -> &'static str {
@@ -210,41 +210,41 @@ fn token_kind(kind: TokenKind) -> &'static str {
     }
 }
 
-pub(super) fn read_site(row: &SqliteRow) -> Result<Object, StorageError> {
+pub(super) fn read_site(row: &Row) -> Result<Object, StorageError> {
     Ok(Object::Site(Site {
         id: SiteId(uuid(row, "id")?),
-        name: row.try_get("name")?,
-        description: row.try_get("description")?,
+        name: row.text("name")?,
+        description: row.optional_text("description")?,
         created_at: timestamp(row, "created_at")?,
     }))
 }
 
-pub(super) fn read_principal(row: &SqliteRow) -> Result<Object, StorageError> {
+pub(super) fn read_principal(row: &Row) -> Result<Object, StorageError> {
     Ok(Object::Principal(Principal {
         id: PrincipalId(uuid(row, "id")?),
-        name: row.try_get("name")?,
-        disabled: row.try_get("disabled")?,
+        name: row.text("name")?,
+        disabled: row.yes("disabled")?,
         labels: unjson(row, "labels")?,
         created_at: timestamp(row, "created_at")?,
     }))
 }
 
-pub(super) fn read_group(row: &SqliteRow) -> Result<Object, StorageError> {
+pub(super) fn read_group(row: &Row) -> Result<Object, StorageError> {
     Ok(Object::Group(Group {
         id: GroupId(uuid(row, "id")?),
-        name: row.try_get("name")?,
-        everyone: row.try_get("everyone")?,
+        name: row.text("name")?,
+        everyone: row.yes("everyone")?,
         members: BTreeSet::new(),
         created_at: timestamp(row, "created_at")?,
     }))
 }
 
-pub(super) fn read_token(row: &SqliteRow) -> Result<Object, StorageError> {
-    let kind: String = row.try_get("kind")?;
-    let hash: Vec<u8> = row.try_get("hash")?;
+pub(super) fn read_token(row: &Row) -> Result<Object, StorageError> {
+    let kind = row.text("kind")?;
+    let hash = row.bytes("hash")?;
     Ok(Object::Token(Token {
         id: TokenId(uuid(row, "id")?),
-        name: row.try_get("name")?,
+        name: row.text("name")?,
         kind: TokenKind::ALL
             .into_iter()
             .find(|known| token_kind(*known) == kind)
@@ -252,10 +252,11 @@ pub(super) fn read_token(row: &SqliteRow) -> Result<Object, StorageError> {
         hash: TokenHash::from_bytes(hash.try_into().map_err(|_| StorageError::Damaged("token"))?),
         site: optional_text(row, "site")?,
         principal: optional_text(row, "principal")?,
-        region: row.try_get("region")?,
-        latitude: row.try_get("latitude")?,
-        longitude: row.try_get("longitude")?,
-        many: row.try_get("many")?,
+        region: row.optional_text("region")?,
+        latitude: row.optional_real("latitude")?,
+        longitude: row.optional_real("longitude")?,
+        scopes: read_scopes(&row.text("scopes")?)?,
+        many: row.yes("many")?,
         identity: optional_text(row, "identity")?,
         expires_at: optional_timestamp(row, "expires_at")?,
         last_used_at: optional_timestamp(row, "last_used_at")?,
@@ -263,81 +264,82 @@ pub(super) fn read_token(row: &SqliteRow) -> Result<Object, StorageError> {
     }))
 }
 
-pub(super) fn read_gateway(row: &SqliteRow) -> Result<Object, StorageError> {
+pub(super) fn read_gateway(row: &Row) -> Result<Object, StorageError> {
     Ok(Object::Gateway(Gateway {
         id: GatewayId(uuid(row, "id")?),
-        name: row.try_get("name")?,
+        name: row.text("name")?,
         site: parsed(row, "site")?,
         token: optional_text(row, "token")?,
         identity: parsed(row, "identity")?,
         host: host(row)?,
-        version: row.try_get("version")?,
+        draining: row.yes("draining")?,
+        version: row.optional_text("version")?,
         last_seen_at: optional_timestamp(row, "last_seen_at")?,
         created_at: timestamp(row, "created_at")?,
     }))
 }
 
-pub(super) fn read_device(row: &SqliteRow) -> Result<Object, StorageError> {
+pub(super) fn read_device(row: &Row) -> Result<Object, StorageError> {
     Ok(Object::Device(Device {
         id: DeviceId(uuid(row, "id")?),
-        name: row.try_get("name")?,
+        name: row.text("name")?,
         principal: parsed(row, "principal")?,
         token: optional_text(row, "token")?,
         identity: parsed(row, "identity")?,
         host: host(row)?,
-        verified: row.try_get("verified")?,
-        os: row.try_get("os")?,
-        os_version: row.try_get("os_version")?,
-        version: row.try_get("version")?,
+        verified: row.yes("verified")?,
+        os: row.optional_text("os")?,
+        os_version: row.optional_text("os_version")?,
+        version: row.optional_text("version")?,
         last_seen_at: optional_timestamp(row, "last_seen_at")?,
         created_at: timestamp(row, "created_at")?,
     }))
 }
 
-pub(super) fn read_relay(row: &SqliteRow) -> Result<Object, StorageError> {
+pub(super) fn read_relay(row: &Row) -> Result<Object, StorageError> {
     Ok(Object::Relay(Relay {
         id: RelayId(uuid(row, "id")?),
-        name: row.try_get("name")?,
-        region: row.try_get("region")?,
-        latitude: row.try_get("latitude")?,
-        longitude: row.try_get("longitude")?,
+        name: row.text("name")?,
+        region: row.optional_text("region")?,
+        latitude: row.optional_real("latitude")?,
+        longitude: row.optional_real("longitude")?,
         addresses: unjson(row, "addresses")?,
         token: optional_text(row, "token")?,
         identity: parsed(row, "identity")?,
-        version: row.try_get("version")?,
+        version: row.optional_text("version")?,
         last_seen_at: optional_timestamp(row, "last_seen_at")?,
         created_at: timestamp(row, "created_at")?,
     }))
 }
 
-pub(super) fn read_resource(row: &SqliteRow) -> Result<Object, StorageError> {
+pub(super) fn read_resource(row: &Row) -> Result<Object, StorageError> {
     let damaged = || StorageError::Damaged("resource");
-    let address: String = row.try_get("address")?;
+    let address = row.text("address")?;
     let (kind, address) = address.split_once(' ').ok_or_else(damaged)?;
     let filters: Vec<String> = unjson(row, "filters")?;
     Ok(Object::Resource(Resource {
         id: ResourceId(uuid(row, "id")?),
-        name: row.try_get("name")?,
+        name: row.text("name")?,
         address: parse_address(kind, address).map_err(|_| damaged())?,
         site: parsed(row, "site")?,
-        listed: row.try_get("listed")?,
+        listed: row.yes("listed")?,
         filters: filters
             .iter()
             .map(|filter| parse_filter(filter).map_err(|_| damaged()))
             .collect::<Result<_, _>>()?,
         labels: unjson(row, "labels")?,
-        description: row.try_get("description")?,
+        description: row.optional_text("description")?,
         created_at: timestamp(row, "created_at")?,
         updated_at: timestamp(row, "updated_at")?,
     }))
 }
 
-pub(super) fn read_policy(row: &SqliteRow) -> Result<Object, StorageError> {
-    let effect: String = row.try_get("effect")?;
+pub(super) fn read_policy(row: &Row) -> Result<Object, StorageError> {
+    let effect = row.text("effect")?;
     Ok(Object::Policy(Policy {
         id: PolicyId(uuid(row, "id")?),
-        name: row.try_get("name")?,
-        enabled: row.try_get("enabled")?,
+        name: row.text("name")?,
+        enabled: row.yes("enabled")?,
         effect: match effect.as_str() {
             "allow" => Effect::Allow,
             "deny" => Effect::Deny,
@@ -348,15 +350,15 @@ pub(super) fn read_policy(row: &SqliteRow) -> Result<Object, StorageError> {
         resources: BTreeSet::new(),
         resource_labels: unjson(row, "resource_labels")?,
         conditions: unjson(row, "conditions")?,
-        max_session_seconds: row.try_get::<Option<i64>, _>("max_session_seconds")?.map(i64::unsigned_abs),
-        place: row.try_get("place")?,
+        max_session_seconds: row.optional_number("max_session_seconds")?.map(i64::unsigned_abs),
+        place: row.optional_text("place")?,
         created_at: timestamp(row, "created_at")?,
         updated_at: timestamp(row, "updated_at")?,
     }))
 }
 
-pub(super) fn read_grant(row: &SqliteRow) -> Result<Object, StorageError> {
-    let state: Vec<u8> = row.try_get("state")?;
+pub(super) fn read_grant(row: &Row) -> Result<Object, StorageError> {
+    let state = row.bytes("state")?;
     Ok(Grant {
         id: GrantId(uuid(row, "id")?),
         device: DeviceId(uuid(row, "device")?),
@@ -364,7 +366,7 @@ pub(super) fn read_grant(row: &SqliteRow) -> Result<Object, StorageError> {
         gateway: GatewayId(uuid(row, "gateway")?),
         policy: PolicyId(uuid(row, "policy")?),
         relay: optional_text(row, "relay")?,
-        version: GrantVersion(row.try_get::<i64, _>("version")?.unsigned_abs()),
+        version: GrantVersion(row.number("version")?.unsigned_abs()),
         source: optional_text(row, "source")?,
         state: decode::<GrantState>(&state, MAX_FROM_NODE).map_err(|_| StorageError::Damaged("grant"))?.body,
         since: timestamp(row, "since")?,
