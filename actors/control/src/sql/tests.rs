@@ -17,10 +17,15 @@ async fn one_of_each(db: &Database) -> One {
         db.storage.raw(sql, vec![(&db.account).into(), host.into()]).await;
     }
     let site = site("office");
-    let principal = principal("ci");
+    let mut principal = principal("ci");
+    principal.labels = [("team".to_owned(), "infra".to_owned())].into();
     let group = group("engineering", &[&principal]);
-    let resource = resource("wiki", &site, "wiki.corp.example");
-    let policy = policy("engineers", &[&group], &[&resource]);
+    let mut resource = resource("wiki", &site, "wiki.corp.example");
+    resource.labels = [("env".to_owned(), "production".to_owned())].into();
+    let mut policy = policy("engineers", &[&group], &[&resource]);
+    policy.principal_labels = ["team=infra".parse().unwrap()].into();
+    policy.resource_labels = ["env=test,zone=a".parse().unwrap()].into();
+    policy.place = Some("access.toml:3".into());
     let gateway = gateway("office-1", &site, 1);
     let device = device("laptop", &principal, 2);
     let grant = grant(&device, &resource, &gateway, &policy);
@@ -320,6 +325,48 @@ async fn the_log_has_no_gaps_and_is_in_the_order_of_commits() {
     assert_eq!(committed.len(), 31);
     assert_eq!(sequences, (before + 1..=before + 62).collect::<Vec<_>>());
     assert!(committed.iter().all(|pair| pair[1] == pair[0] + 1), "one commit's rows stand together");
+}
+
+#[tokio::test]
+async fn each_row_of_the_log_carries_the_hash_of_the_one_before_it_in_its_account() {
+    let db = Database::new().await;
+    let admin = Secrets::generate(TokenKind::Admin).unwrap().hash();
+    let other = db.storage.create_account("other".into(), admin, noon()).await.unwrap().id;
+    for n in 0..3 {
+        db.create([Object::Site(site(&format!("site-{n}")))]).await;
+        let theirs = vec![Op::Create(site(&format!("site-{n}")).into())];
+        db.storage.commit(write(other, theirs)).await.unwrap();
+    }
+
+    for account in [db.account, other] {
+        let records: Vec<_> =
+            db.storage.log(account, 0, 100).await.unwrap().into_iter().map(LogRow::record).collect();
+        assert_eq!(records.len(), 5, "two of the account's own, three sites");
+        assert_eq!(records[0].previous, protocol_audit::BEGINNING);
+        for pair in records.windows(2) {
+            assert_eq!(pair[1].previous, pair[0].hash);
+        }
+        assert!(records.iter().all(|record| record.hash == record.expected_hash()));
+    }
+}
+
+#[tokio::test]
+async fn what_is_checked_inside_a_change_refuses_all_of_it() {
+    let db = Database::new().await;
+    one_of_each(&db).await;
+    let check = |wanted: usize| {
+        let check = move |all: &[Object]| match all.len() == wanted {
+            true => Ok(()),
+            false => Err(StorageError::Refused(format!("there are {}", all.len()))),
+        };
+        Op::Check(Kind::Site, Box::new(check))
+    };
+
+    let refused = db.write(vec![Op::Create(site("plant").into()), check(1)]).await;
+    let done = db.write(vec![check(1), Op::Create(site("plant").into()), check(2)]).await;
+
+    assert_eq!(refused.unwrap_err().to_string(), "there are 2");
+    assert_eq!(done.unwrap().changes.len(), 1, "looking is no change");
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ async fn every_collection_that_is_served_is_in_the_document() {
         "devices",
         "gateway-tokens",
         "relay-tokens",
+        "admin-tokens",
         "resources",
         "groups",
         "service-accounts",
@@ -51,7 +52,14 @@ async fn every_collection_that_is_served_is_in_the_document() {
             assert!(paths.contains_key(&path), "{path}");
         }
     }
-    for path in ["/api/v1/audit", "/api/v1/decisions", "/api/v1/account"] {
+    for path in [
+        "/api/v1/audit",
+        "/api/v1/decisions",
+        "/api/v1/account",
+        "/api/v1/policy-file",
+        "/api/v1/policy-file/plan",
+        "/api/v1/policy-file/apply",
+    ] {
         assert!(paths.contains_key(path), "{path}");
     }
 }

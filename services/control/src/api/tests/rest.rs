@@ -70,6 +70,29 @@ async fn a_change_leaves_what_it_does_not_name() {
 }
 
 #[actix_web::test]
+async fn a_policy_cannot_be_made_to_speak_of_nobody_or_nothing() {
+    let stage = configured().await;
+    let path = "/api/v1/policies/engineers";
+
+    for (body, field) in [
+        (json!({"groups": []}), "groups"),
+        (json!({"groups": [], "principal_labels": []}), "groups"),
+        (json!({"resources": []}), "resources"),
+        (json!({"resource_labels": [], "resources": []}), "resources"),
+    ] {
+        let answer = stage.ask("PATCH", path, body).await;
+        assert_eq!((answer.status.as_u16(), &answer.body["field"]), (400, &json!(field)), "{}", answer.body);
+    }
+    let labelled = stage.patch(path, json!({"groups": [], "principal_labels": ["team=infra"]})).await;
+    let emptied = stage.ask("PATCH", path, json!({"principal_labels": []})).await;
+    assert_eq!((&labelled["groups"], &labelled["principal_labels"]), (&json!([]), &json!(["team=infra"])));
+    assert_eq!((emptied.status.as_u16(), &emptied.body["field"]), (400, &json!("principal_labels")));
+    // It loses its resource with the resource; what else it says can still change.
+    stage.delete("/api/v1/resources/wiki").await;
+    assert_eq!(stage.patch(path, json!({"enabled": false})).await["enabled"], false);
+}
+
+#[actix_web::test]
 async fn members_come_and_go() {
     let stage = configured().await;
     stage.post("/api/v1/service-accounts", json!({"name": "deploy", "token": false})).await;

@@ -109,6 +109,20 @@ async fn a_body_cannot_refer_to_what_is_in_another_account() {
         assert_eq!(answer.status, 404, "{method} {path} {body}: {}", answer.body);
         assert!(answer.body["field"].is_string(), "{}", answer.body);
     }
+    other.post("/api/v1/groups", json!({"name": "theirs"})).await;
+    for (groups, resources) in [("theirs", "lan"), (group.as_str().unwrap(), "lan")] {
+        let text =
+            format!("[[policy]]\nname = \"x\"\ngroups = [\"{groups}\"]\nresources = [\"{resources}\"]\n");
+        for path in ["/api/v1/policy-file/plan", "/api/v1/policy-file/apply"] {
+            let answer = stage.ask("POST", path, json!({"text": text})).await;
+            assert_eq!(
+                (answer.status.as_u16(), &answer.body["field"]),
+                (400, &json!("text")),
+                "{}",
+                answer.body
+            );
+        }
+    }
 }
 
 #[actix_web::test]
