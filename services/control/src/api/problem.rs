@@ -89,8 +89,13 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     #[serde(skip)]
+    headers: Box<Headers>,
+}
+
+/// What stands beside the body; apart from it, because most problems have none of this.
+#[derive(Debug, Clone, Default)]
+struct Headers {
     retry_after: Option<u64>,
-    #[serde(skip)]
     allow: Option<String>,
 }
 
@@ -105,8 +110,7 @@ impl Problem {
             detail: detail.into(),
             code,
             field: None,
-            retry_after: None,
-            allow: None,
+            headers: Box::default(),
         }
     }
 
@@ -118,8 +122,9 @@ impl Problem {
     }
 
     /// The same, to be tried again after so many seconds.
-    pub fn retry_after(self, seconds: u64) -> Self {
-        Self { retry_after: Some(seconds), ..self }
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.headers.retry_after = Some(seconds);
+        self
     }
 
     /// The same, blamed on a field of the body that the detail speaks of already.
@@ -128,8 +133,9 @@ impl Problem {
     }
 
     /// The same, with the methods that would do.
-    pub fn allow(self, methods: String) -> Self {
-        Self { allow: Some(methods), ..self }
+    pub fn allow(mut self, methods: String) -> Self {
+        self.headers.allow = Some(methods);
+        self
     }
 
     /// The same, blamed on a field of the body.
@@ -166,10 +172,12 @@ impl ResponseError for Problem {
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code());
         response.content_type("application/problem+json");
-        if let Some(seconds) = self.retry_after {
+        if let Some(seconds) = self.headers.retry_after {
             response.insert_header((header::RETRY_AFTER, HeaderValue::from(seconds)));
         }
-        if let Some(methods) = self.allow.as_ref().and_then(|methods| HeaderValue::from_str(methods).ok()) {
+        if let Some(methods) =
+            self.headers.allow.as_ref().and_then(|methods| HeaderValue::from_str(methods).ok())
+        {
             response.insert_header((header::ALLOW, methods));
         }
         if self.code == Code::Unauthenticated {
