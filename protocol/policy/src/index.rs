@@ -3,6 +3,7 @@
 mod change;
 mod compiled;
 mod explain;
+mod held;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -12,6 +13,7 @@ use protocol_identity::{GroupId, PolicyId, PrincipalId, ResourceId};
 
 use crate::{Context, Effect, Labels, Reason, Rule, Selector, Verdict};
 use compiled::{Compiled, earlier};
+use held::Held;
 
 /// A principal as policy sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +71,8 @@ struct Member {
     disabled: bool,
     groups: BTreeSet<GroupId>,
     labels: Labels,
-    /// The sets that it is in, in order.
-    sets: Vec<u32>,
+    /// The sets that it is in.
+    sets: Held,
     /// A bit for each of them, some of which share one; tells most rules for others apart without looking at them.
     mask: Mask,
 }
@@ -90,10 +92,8 @@ impl Mask {
         }
     }
 
-    fn of(sets: &[u32], mut mask: Self) -> Self {
-        for set in sets {
-            mask.add(*set);
-        }
+    fn of(sets: impl IntoIterator<Item = u32>, mut mask: Self) -> Self {
+        sets.into_iter().for_each(|set| mask.add(set));
         mask
     }
 
@@ -154,7 +154,7 @@ impl Target {
     /// Whether an edge's rule speaks of a member.
     fn speaks_of(&self, edge: &Edge, member: &Member) -> bool {
         let sets = || self.sets.get(edge.sets.0 as usize..edge.sets.1 as usize).unwrap_or_default();
-        edge.mask.meets(&member.mask) && (edge.everyone || compiled::share(sets(), &member.sets))
+        edge.mask.meets(&member.mask) && (edge.everyone || member.sets.holds_any(sets()))
     }
 }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use protocol_identity::{GroupId, PolicyId, PrincipalId, ResourceId};
 
 use super::compiled::{Compiled, Terms};
+use super::held::Held;
 use super::{Edge, Index, Mask, Member, Principal, Resource, Snapshot, Target};
 use crate::{Effect, Labels, Rule, Selector};
 
@@ -84,17 +85,19 @@ impl Index {
 
     /// Works out which sets a member is in.
     fn refresh(&mut self, mut member: Member) -> Member {
-        let mut sets: Vec<u32> = member.groups.iter().map(|group| self.number(*group)).collect();
+        let mut sets = Held::default();
+        for group in &member.groups {
+            sets.insert(self.number(*group));
+        }
         for (name, value) in &member.labels {
             let selectors = self.sets.by_label.get(&key((name, value))).map(Vec::as_slice);
             for selector in selectors.unwrap_or_default() {
                 if selector.selects(&member.labels) {
-                    sets.extend(self.sets.selectors.get(selector));
+                    self.sets.selectors.get(selector).into_iter().for_each(|set| sets.insert(*set));
                 }
             }
         }
-        sets.sort_unstable();
-        member.mask = Mask::of(&sets, Mask::EVERYONE);
+        member.mask = Mask::of(sets.iter(), Mask::EVERYONE);
         member.sets = sets;
         member
     }
@@ -124,16 +127,12 @@ impl Index {
         if !changed {
             return;
         }
-        match member.sets.binary_search(&set) {
-            Err(at) if is_in => {
-                member.sets.insert(at, set);
-                member.mask.add(set);
-            }
-            Ok(at) if !is_in => {
-                member.sets.remove(at);
-                member.mask = Mask::of(&member.sets, Mask::EVERYONE);
-            }
-            Ok(_) | Err(_) => {}
+        if is_in {
+            member.sets.insert(set);
+            member.mask.add(set);
+        } else {
+            member.sets.remove(set);
+            member.mask = Mask::of(member.sets.iter(), Mask::EVERYONE);
         }
     }
 
@@ -221,8 +220,7 @@ impl Index {
             self.sets.by_label.entry(key(first)).or_default().push(selector.clone());
         }
         for member in self.members.values_mut().filter(|member| selector.selects(&member.labels)) {
-            // It is the highest number so far.
-            member.sets.push(set);
+            member.sets.insert(set);
             member.mask.add(set);
         }
         set
@@ -234,8 +232,7 @@ impl Index {
         let everyone = self.everyone.is_some_and(|everyone| rule.groups.contains(&everyone));
         let mut sets: Vec<u32> = rule.groups.iter().map(|group| self.number(*group)).collect();
         sets.extend(rule.principal_labels.iter().map(|selector| self.select(selector)));
-        sets.sort_unstable();
-        let mask = if everyone { Mask::EVERYONE } else { Mask::of(&sets, Mask::default()) };
+        let mask = if everyone { Mask::EVERYONE } else { Mask::of(sets.iter().copied(), Mask::default()) };
 
         let place = self.free.pop().unwrap_or_else(|| {
             self.rules.push(None);

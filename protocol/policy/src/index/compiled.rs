@@ -17,7 +17,7 @@ pub(super) struct Compiled {
     /// What decisions look at, close together.
     pub terms: Terms,
     pub rule: Rule,
-    /// The sets of principals that it speaks of, in order.
+    /// The sets of principals that it speaks of.
     pub sets: Vec<u32>,
     /// Whether it speaks of everyone.
     pub everyone: bool,
@@ -120,22 +120,10 @@ pub(super) fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Time
     }
 }
 
-/// Whether two ordered lists have an element in common.
-pub(super) fn share(mut a: &[u32], mut b: &[u32]) -> bool {
-    while let (Some((first, a_rest)), Some((second, b_rest))) = (a.split_first(), b.split_first()) {
-        match first.cmp(second) {
-            std::cmp::Ordering::Equal => return true,
-            std::cmp::Ordering::Less => a = a_rest,
-            std::cmp::Ordering::Greater => b = b_rest,
-        }
-    }
-    false
-}
-
 impl Compiled {
     /// Whether it speaks of this principal.
     pub fn speaks_of(&self, member: &Member) -> bool {
-        self.everyone || share(&self.sets, &member.sets)
+        self.everyone || member.sets.holds_any(&self.sets)
     }
 
     /// When the sign-in, or the longest session that the rule gives, ends. A sum beyond the calendar is no end.
