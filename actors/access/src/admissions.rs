@@ -187,7 +187,7 @@ impl Admissions {
     }
 
     fn full_state(&mut self, state: GatewayState, cx: &mut Cx<Self>) {
-        let GatewayState { gateway, addresses, grants, relays, site, account: _ } = state;
+        let GatewayState { gateway, addresses, grants, relays, site, account: _, takes_flows: _ } = state;
         tracing::info!(site, grants = grants.len(), relays = relays.len(), "full state");
         if self.gateway != Some((gateway, addresses)) {
             self.gateway = Some((gateway, addresses));
@@ -267,6 +267,7 @@ impl Admissions {
             | ToNode::ResourceGone(_)
             | ToNode::Granted(_)
             | ToNode::Denied { .. }
+            | ToNode::FlowsStored { .. }
             | ToNode::Revoked { .. } => cx.count_drop("control_message_not_for_a_gateway", 1),
             // The session machine has dealt with these.
             ToNode::Challenge { .. } | ToNode::Welcome(_) | ToNode::Ping(_) | ToNode::Close(_) => {}
@@ -542,13 +543,13 @@ impl Actor for Admissions {
                 self.say(FromNode::RelayRoundTrips(trips), cx);
             }
             AdmissionsCommand::Peers(PeersFact::Peer(fact)) => match fact.what {
-                PeerChange::FlowEnded(flow) => tracing::debug!(
-                    resource = %flow.resource, policy = %flow.policy, protocol = flow.protocol,
-                    bytes_in = flow.bytes_in, bytes_out = flow.bytes_out, end = flow.end.as_str(), "flow ended"
-                ),
                 PeerChange::Established => tracing::info!(slot = fact.slot, "device connected"),
                 PeerChange::Expired => tracing::info!(slot = fact.slot, "device silent"),
-                PeerChange::Silent | PeerChange::Path(_) | PeerChange::Observed(_) => {}
+                // Flows are the log's business.
+                PeerChange::Silent
+                | PeerChange::Path(_)
+                | PeerChange::Observed(_)
+                | PeerChange::FlowEnded(_) => {}
             },
             AdmissionsCommand::Inspect(reply) => reply.send(AdmissionsView {
                 devices: self.devices.iter().map(|(id, held)| (*id, held.slot, held.grants.len())).collect(),

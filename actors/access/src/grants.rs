@@ -292,7 +292,10 @@ impl Grants {
                     self.tell_peers(PeersCommand::Candidates { slot, candidates });
                 }
             }
-            ToNode::Candidates { of: Peer::Device(_), .. } | ToNode::Authorize(_) | ToNode::Revoke { .. } => {
+            ToNode::Candidates { of: Peer::Device(_), .. }
+            | ToNode::FlowsStored { .. }
+            | ToNode::Authorize(_)
+            | ToNode::Revoke { .. } => {
                 cx.count_drop("control_message_not_for_a_client", 1);
             }
             // The session machine has dealt with these.

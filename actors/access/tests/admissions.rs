@@ -124,6 +124,7 @@ impl Gateway {
 
     fn full_state(&self, grants: Vec<Authorize>) {
         let state = GatewayState {
+            takes_flows: false,
             gateway: self.id,
             account: AccountId::fresh(),
             site: "office".into(),

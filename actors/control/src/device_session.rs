@@ -5,7 +5,7 @@
 //! - When it dies: the node's socket is closed; it reconnects and receives its full state.
 //!
 //! Told by: the socket's reader ([`Command::Frame`], [`Command::Gone`]), the [`GrantOffice`] or [`RelayRegistry`]
-//! ([`Command::Deliver`]). Tells: the office or the registry what the node says. Bounded both ways: the reader waits while
+//! ([`Command::Deliver`]). Tells: the office or the registry what the node says, the [`FlowBook`] of flows. Bounded both ways: the reader waits while
 //! the mailbox is full, so that the node's own socket fills; what goes out has a limit of frames and bytes, and a node that
 //! does not read is cut.
 
@@ -16,12 +16,16 @@ use std::time::Duration;
 
 use actors_runtime::{Actor, Address, Cx, Never};
 use jiff::Timestamp;
-use protocol_control::{CloseReason, ControlEnd, ControlOutput, FromNode, RelayState, ToNode, Welcome};
+use protocol_control::{
+    CloseReason, ControlEnd, ControlOutput, FromNode, MAX_FLOWS, RelayState, ToNode, Welcome,
+};
 use protocol_identity::{AccountId, DeviceId, GatewayId, PrincipalId, RelayId, TokenId};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::flow_book::{self, FlowBook};
 use crate::grant_office::{self, GrantOffice};
+use crate::keys;
 use crate::link::LinkSender;
 use crate::relay_registry::{self, RelayRegistry};
 
@@ -181,6 +185,19 @@ impl DeviceSession {
 
     /// The node said something.
     fn heard(&mut self, message: FromNode, cx: &mut Cx<Self>) {
+        let message = match (self.peer.node, message) {
+            (Node::Gateway(gateway), FromNode::Flows(batch)) if batch.flows.len() <= MAX_FLOWS => {
+                let session = cx.me().clone();
+                let reported = flow_book::Reported { account: self.peer.account, gateway, session, batch };
+                let book = cx.address_of::<FlowBook>(keys::ONLY);
+                if book.tell(flow_book::Command::Store(reported)).is_err() {
+                    // It is not confirmed, and so comes again.
+                    cx.count_drop("flow_book_full", 1);
+                }
+                return;
+            }
+            (_, message) => message,
+        };
         let fits = matches!(
             (&self.peer.node, &message),
             (Node::Device(_), FromNode::RequestAccess(_))

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod countries;
 pub mod device_session;
 pub mod directory;
+pub mod flow_book;
 pub mod grant_office;
 pub mod keys;
 pub mod link;
@@ -15,6 +16,8 @@ pub mod sql;
 pub mod storage;
 pub mod store;
 
+#[cfg(test)]
+mod flow_book_tests;
 #[cfg(test)]
 mod session_tests;
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use jiff::Timestamp;
-use protocol_control::RoleHello;
-use protocol_identity::{AccountId, GrantId, IdentityPublic, TokenHash, TokenId};
+use protocol_control::{Flow, FlowBatch, RoleHello};
+use protocol_identity::{AccountId, GatewayId, GrantId, IdentityPublic, TokenHash, TokenId};
 use uuid::Uuid;
 
 use crate::model::{Account, Key, Kind, Object, Token};
@@ -279,6 +279,50 @@ pub struct Page {
     pub name: Option<String>,
 }
 
+/// Something by its id and the name that it had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Named {
+    pub id: Uuid,
+    pub name: String,
+}
+
+/// A flow that has ended, with the names of that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct StoredFlow {
+    /// Ids are in the order of arrival.
+    pub id: Uuid,
+    pub gateway: Named,
+    pub device: Named,
+    /// Nobody when the device was forgotten before its flow was reported.
+    pub principal: Option<Named>,
+    pub resource: Named,
+    pub policy: Named,
+    pub flow: Flow,
+}
+
+/// Which flows.
+#[derive(Debug, Clone, Default)]
+pub struct FlowFilter {
+    /// Only what arrived after this one.
+    pub after: Option<Uuid>,
+    /// At most this many.
+    pub limit: usize,
+    /// Only of this principal, by id or name.
+    pub principal: Option<String>,
+    /// Only of this device, by id or name.
+    pub device: Option<String>,
+    /// Only to this resource, by id or name.
+    pub resource: Option<String>,
+    /// Only through this gateway, by id or name.
+    pub gateway: Option<String>,
+    /// Only what had not ended then, by the gateways' clocks.
+    pub since: Option<Timestamp>,
+    /// Only what had begun before then, by the gateways' clocks.
+    pub until: Option<Timestamp>,
+}
+
 /// All that decisions and sessions of one account depend on, at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Everything {
@@ -319,6 +363,21 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Forgets log rows beyond the newest `keep`.
     fn trim_log(&self, keep: u64) -> Pending<'_, u64>;
+
+    /// Stores flows of a gateway, unless it is a batch that was stored before; says whether it is new. No row in the log.
+    fn store_flows(
+        &self,
+        account: AccountId,
+        gateway: GatewayId,
+        batch: FlowBatch,
+        at: Timestamp,
+    ) -> Pending<'_, bool>;
+
+    /// Flows in the order of their arrival.
+    fn flows(&self, account: AccountId, filter: FlowFilter) -> Pending<'_, Vec<StoredFlow>>;
+
+    /// Forgets at most `most` of the flows that arrived before a moment, oldest first; how many they were.
+    fn trim_flows(&self, account: AccountId, before: Timestamp, most: usize) -> Pending<'_, u64>;
 }
 
 /// Finds a record of a known kind.

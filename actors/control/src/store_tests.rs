@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use actors_runtime::{Full, Intensity, LaneKind, Reply, Restart, Row, Universe};
 use jiff::Timestamp;
-use protocol_identity::{AccountId, TokenHash, TokenId};
+use protocol_control::FlowBatch;
+use protocol_identity::{AccountId, GatewayId, TokenHash, TokenId};
 
 use crate::directory::Directory;
 use crate::grant_office::{self, GrantOffice};
@@ -15,7 +16,8 @@ use crate::keys::ONLY;
 use crate::model::{Account, Key, Kind, Object, Token};
 use crate::relay_registry::RelayRegistry;
 use crate::storage::{
-    Action, Change, Committed, Everything, LogRow, Page, Pending, Storage, StorageError, Write,
+    Action, Change, Committed, Everything, FlowFilter, LogRow, Page, Pending, Storage, StorageError,
+    StoredFlow, Write,
 };
 use crate::store::{Command, Store};
 use crate::testing::write;
@@ -67,6 +69,9 @@ impl Storage for Counting {
         create_account(String, TokenHash, Timestamp) -> Account;
         accounts() -> Vec<Account>;
         trim_log(u64) -> u64;
+        store_flows(AccountId, GatewayId, FlowBatch, Timestamp) -> bool;
+        flows(AccountId, FlowFilter) -> Vec<StoredFlow>;
+        trim_flows(AccountId, Timestamp, usize) -> u64;
     }
 }
 

@@ -323,6 +323,29 @@ pub(crate) fn grant(
     }
 }
 
+/// A flow of whoever it was.
+pub(crate) fn a_flow(bytes_in: u64) -> protocol_control::Flow {
+    protocol_control::Flow {
+        grant: GrantId::fresh(),
+        device: DeviceId::fresh(),
+        resource: ResourceId::fresh(),
+        policy: PolicyId::fresh(),
+        protocol: 6,
+        from: "100.64.0.2:5000".parse().unwrap(),
+        to: "[fd70:6f73:7402::1]:80".parse().unwrap(),
+        name: Some("wiki.corp.example".into()),
+        real: "192.168.1.20".parse().unwrap(),
+        path: Some(protocol_control::FlowPath::Relayed),
+        started: noon().as_millisecond() - 5000,
+        ended: noon().as_millisecond(),
+        packets_in: 3,
+        bytes_in,
+        packets_out: 4,
+        bytes_out: u64::MAX,
+        end: protocol_control::FlowEnd::Revoked,
+    }
+}
+
 /// Names of a set, for asserting.
 pub(crate) fn set<T: Ord>(items: impl IntoIterator<Item = T>) -> BTreeSet<T> {
     items.into_iter().collect()
@@ -355,5 +378,8 @@ impl Storage for Memory {
         create_account(String, protocol_identity::TokenHash, Timestamp) -> crate::model::Account;
         accounts() -> Vec<crate::model::Account>;
         trim_log(u64) -> u64;
+        store_flows(AccountId, GatewayId, protocol_control::FlowBatch, Timestamp) -> bool;
+        flows(AccountId, crate::storage::FlowFilter) -> Vec<crate::storage::StoredFlow>;
+        trim_flows(AccountId, Timestamp, usize) -> u64;
     }
 }

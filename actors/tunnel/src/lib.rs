@@ -17,7 +17,8 @@ pub use crossing::{Crossings, LaneReport};
 pub use host::host_addresses;
 pub use lane::{Neighbour, TunnelLane, lasting_time};
 pub use peer::{
-    Inbound, PathSummary, Peer, PeerChange, PeerCommand, PeerConfig, PeerFact, PeerName, PeerPackets,
+    EndedFlow, Inbound, PathSummary, Peer, PeerChange, PeerCommand, PeerConfig, PeerFact, PeerName,
+    PeerPackets,
 };
 pub use peer_table::{PeerTable, TableCommand, TableFact};
 pub use peers::{LinkView, Peers, PeersCommand, PeersFact, PeersView};

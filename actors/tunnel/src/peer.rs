@@ -150,7 +150,18 @@ pub enum PeerChange {
     /// The other end sees us as this address on a direct path.
     Observed(SocketAddr),
     /// A flow has ended.
-    FlowEnded(Box<FlowRecord>),
+    FlowEnded(Box<EndedFlow>),
+}
+
+/// A flow that has ended, at a gateway.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndedFlow {
+    /// The device that began it.
+    pub device: DeviceId,
+    /// How it travelled at its end.
+    pub path: Option<PathKind>,
+    /// The rest; its times are on [`lasting_time`].
+    pub record: FlowRecord,
 }
 
 /// The selected path, for people.
@@ -174,6 +185,8 @@ pub(crate) struct PeerKept {
     pub(crate) side: RefCell<Side>,
     candidates: RefCell<Vec<Candidate>>,
     hygiene: RefCell<Hygiene>,
+    /// How data travels.
+    path: Cell<Option<PathKind>>,
     /// The generations that are used up are below this.
     generation: Cell<u32>,
     first_generation: u32,
@@ -189,11 +202,26 @@ impl PeerKept {
         Rc::new(Self {
             candidates: RefCell::new(config.candidates.clone()),
             hygiene: RefCell::new(config.hygiene.clone()),
+            path: Cell::new(None),
             generation: Cell::new(generation),
             first_generation: generation,
             side: RefCell::new(side),
             config,
         })
+    }
+
+    /// Tells of a flow, if the other end is a device.
+    fn ended(&self, record: FlowRecord) -> Option<EndedFlow> {
+        match self.config.name {
+            PeerName::Device(device) => Some(EndedFlow { device, path: self.path.get(), record }),
+            PeerName::Gateway(_) => None,
+        }
+    }
+
+    /// Forgets the flows, of which another peer may carry on what lives, and tells of each.
+    pub(crate) fn release(&self) -> Vec<EndedFlow> {
+        let records = self.side.borrow_mut().hand_on();
+        records.into_iter().filter_map(|record| self.ended(record)).collect()
     }
 
     /// The generation that the next incarnation has.
@@ -333,7 +361,8 @@ impl Peer {
     }
 
     fn report(&self, what: PeerChange) {
-        // A report that finds the mailbox full is followed by a newer one within a second.
+        // A report that finds the mailbox full is followed by a newer one within a second; of flows, whoever keeps them
+        // counts what it cannot take.
         let _ = self.facts.tell(PeerFact { slot: self.kept.config.slot, what });
     }
 
@@ -555,7 +584,11 @@ impl Peer {
                 Some(SideOutput::ToHost(packet)) => {
                     let _ = self.lane.tun().write(&packet);
                 }
-                Some(SideOutput::FlowEnded(record)) => self.report(PeerChange::FlowEnded(Box::new(record))),
+                Some(SideOutput::FlowEnded(record)) => {
+                    if let Some(ended) = self.kept.ended(record) {
+                        self.report(PeerChange::FlowEnded(Box::new(ended)));
+                    }
+                }
                 None => return,
             }
         }
@@ -627,6 +660,7 @@ impl Peer {
                 proven: report.rtt.is_some(),
                 mtu: inner(report.mtu),
             };
+            self.kept.path.set(Some(summary.kind));
             let essence = (summary.kind, summary.remote, summary.proven, summary.mtu);
             if self.reported != Some(essence) {
                 self.reported = Some(essence);

@@ -20,7 +20,7 @@ use protocol_traversal::{Hygiene, RelaySlot};
 use protocol_tunnel::{Admission, COOKIE_SIZE, Limiter, RELAY_LANE, peek_initiation};
 
 use crate::lane::{LinkPlace, Neighbour, PeerPlace, TunnelLane};
-use crate::peer::{Inbound, Peer, PeerCommand, PeerConfig, PeerFact, PeerKept};
+use crate::peer::{EndedFlow, Inbound, Peer, PeerCommand, PeerConfig, PeerFact, PeerKept};
 use crate::relay_link::{LinkCommand, LinkConfig, LinkFact, LinkMachine, RelayLink};
 use crate::router::RouterChange;
 use crate::sender::Sender;
@@ -105,6 +105,8 @@ pub enum TableFact {
     Peer(PeerFact),
     /// A link reports.
     Link(LinkFact),
+    /// Flows that ended with their peers.
+    Flows(Vec<EndedFlow>),
 }
 
 /// The peers of one lane.
@@ -153,6 +155,7 @@ impl PeerTable {
             old => {
                 let generations = self.lane.generations();
                 if let Some(old) = old {
+                    self.tell_flows(old.kept.release());
                     generations.remember(&old.kept.config.secret, old.kept.next_generation());
                 }
                 let generation = generations.resume(&config.secret);
@@ -182,6 +185,14 @@ impl PeerTable {
             self.lane.router().borrow_mut().remove_peer(slot, &place.kept.config.inner);
             cx.stop_child::<Peer>(&slot.to_string());
             self.lane.generations().remember(&place.kept.config.secret, place.kept.next_generation());
+            self.tell_flows(place.kept.release());
+        }
+    }
+
+    fn tell_flows(&self, flows: Vec<EndedFlow>) {
+        if !flows.is_empty() {
+            // Whoever keeps them counts what it cannot take.
+            let _ = self.facts.tell(TableFact::Flows(flows));
         }
     }
 
@@ -370,6 +381,12 @@ impl Actor for PeerTable {
             self.limiter.reset_count();
         }
         cx.wake_after(LIMITER_TICK);
+    }
+
+    fn stopped(&mut self, _cx: &mut Cx<Self>) {
+        let mut flows = Vec::new();
+        self.lane.each_peer(|_, place| flows.extend(place.kept.release()));
+        self.tell_flows(flows);
     }
 
     fn count(packets: &Batch<Inbound>) -> u64 {

@@ -406,6 +406,8 @@ impl Actor for Peers {
             }
             PeersCommand::Table(TableFact::Peer(fact)) => self.peer_fact(fact),
             PeersCommand::Table(TableFact::Link(fact)) => self.link_fact(fact, cx),
+            // Whoever wants them takes them before they come here.
+            PeersCommand::Table(TableFact::Flows(_)) => {}
             PeersCommand::Connect(config) => self.connect(config, cx),
             PeersCommand::Disconnect { slot } => {
                 self.peers.remove(&slot);

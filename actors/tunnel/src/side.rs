@@ -140,6 +140,19 @@ impl Side {
         }
     }
 
+    /// Forgets the flows and hands over what there is to tell of them; their ends hear nothing.
+    pub(crate) fn hand_on(&mut self) -> Vec<FlowRecord> {
+        if let Self::Gateway(side) = self {
+            side.filter.release();
+        }
+        std::iter::from_fn(|| self.poll_output())
+            .filter_map(|output| match output {
+                SideOutput::FlowEnded(record) => Some(record),
+                SideOutput::ToPeer(_) | SideOutput::ToHost(_) => None,
+            })
+            .collect()
+    }
+
     /// How long until [`Self::handle_timeout`] is due.
     pub(crate) fn timeout_in(&self) -> Option<Duration> {
         match self {

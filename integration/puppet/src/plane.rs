@@ -141,6 +141,7 @@ impl Plane {
                 let gateway = GatewayId(id.0);
                 self.gateway.replace(Some((gateway, sender)));
                 let state = GatewayState {
+                    takes_flows: false,
                     gateway,
                     account: self.account,
                     site: "office".into(),

@@ -9,12 +9,14 @@
 mod access;
 mod backoff;
 mod codec;
+mod flows;
 mod messages;
 mod session;
 
 pub use access::*;
 pub use backoff::Backoff;
 pub use codec::*;
+pub use flows::*;
 pub use messages::*;
 pub use protocol_filter::{GrantVersion, TrafficFilter};
 pub use session::*;

@@ -12,6 +12,7 @@ use protocol_identity::{
 use serde::{Deserialize, Serialize};
 
 use crate::access::{Answer, Candidate, InnerAddresses, MappedName, Offer};
+use crate::flows::FlowBatch;
 
 mod secret {
     use super::{Deserialize, Serialize, fmt};
@@ -215,6 +216,8 @@ pub enum FromNode {
     Draining,
     /// Answer to [`ToNode::Ping`].
     Pong(u64),
+    /// Gateway: flows that have ended; only to a control whose [`GatewayState`] says that it takes them.
+    Flows(Box<FlowBatch>),
 }
 
 /// The first message to a client after its hello.
@@ -252,6 +255,9 @@ pub struct GatewayState {
     pub grants: Vec<Authorize>,
     /// Where to allocate.
     pub relays: Vec<RelayOffer>,
+    /// Whether control stores [`FromNode::Flows`]; one that is older than this program does not say so.
+    #[serde(default)]
+    pub takes_flows: bool,
 }
 
 /// The first message to a relay after its hello.
@@ -480,6 +486,13 @@ pub enum ToNode {
         of: Peer,
         /// All of them.
         candidates: Vec<Candidate>,
+    },
+    /// Gateway: a batch of flows is stored, and all before it in its stream.
+    FlowsStored {
+        /// From the [`FlowBatch`].
+        stream: u64,
+        /// From the [`FlowBatch`].
+        sequence: u64,
     },
     /// Wants a [`FromNode::Pong`] with the same number.
     Ping(u64),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use protocol_identity::{GrantId, PolicyId, ResourceId};
 use protocol_packet::{Headers, Rewrite, Tcp, TcpFlags, protocol, reset};
+use serde::{Deserialize, Serialize};
 
 use crate::ShortPacket;
 use crate::table::Ticket;
@@ -13,7 +14,8 @@ use crate::table::Ticket;
 pub type Endpoint = SocketAddr;
 
 /// Why a flow ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FlowEnd {
     /// Both ends said so, or one reset it.
     Closed,
@@ -28,6 +30,13 @@ pub enum FlowEnd {
 }
 
 impl FlowEnd {
+    const ALL: [Self; 5] = [Self::Closed, Self::Idle, Self::GrantEnded, Self::Revoked, Self::PeerGone];
+
+    /// What has this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|end| end.as_str() == name)
+    }
+
     /// The name in logs and counters.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -209,6 +209,20 @@ fn a_peer_that_is_gone_leaves_nothing() {
     assert_eq!((gateway.filter.flows(), gateway.filter.poll_timeout()), (0, None));
 }
 
+#[test]
+fn what_is_handed_on_is_told_of_and_nobody_is_reset() {
+    let mut gateway = Gateway::with(wide());
+    gateway.send_inward(syn("100.64.0.2:5000", "10.1.2.3:80")).unwrap();
+    gateway.send_inward(ping(DEVICE, "10.1.2.3", 1)).unwrap();
+
+    gateway.filter.release();
+
+    let outputs = gateway.outputs();
+    assert_eq!(records(&outputs).len(), 2);
+    assert_eq!(outputs.len(), 2);
+    assert_eq!((gateway.filter.flows(), gateway.filter.poll_timeout()), (0, None));
+}
+
 /// One end of a TCP connection, as RFC 9293 has it for what matters here: numbers, and which RST it believes.
 #[derive(Debug, Clone)]
 struct End {

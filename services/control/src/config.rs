@@ -17,6 +17,8 @@ pub const PROGRAM: &str = "postern-control";
 /// Where metrics are served unless told otherwise.
 const METRICS: &str = "127.0.0.1:9460";
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// Flags of control; with `_` for `-` also keys of the TOML file.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -46,6 +48,9 @@ pub struct ControlFlags {
     /// How long what was granted goes on without control, such as 30m or 24h; default 24h
     #[arg(long, env = "POSTERN_MAX_PARTITION", value_name = "DURATION")]
     pub max_partition: Option<String>,
+    /// How long records of flows are kept, such as 7d; default 30d
+    #[arg(long, env = "POSTERN_FLOW_RETENTION", value_name = "DURATION")]
+    pub flow_retention: Option<String>,
     /// Countries of addresses, a database in the MaxMind format (.mmdb); without it no country is known
     #[arg(long, env = "POSTERN_COUNTRY_DATABASE", value_name = "FILE")]
     pub country_database: Option<PathBuf>,
@@ -62,6 +67,7 @@ impl ControlFlags {
             tls_key: self.tls_key.or(file.tls_key),
             account: self.account.or(file.account),
             max_partition: self.max_partition.or(file.max_partition),
+            flow_retention: self.flow_retention.or(file.flow_retention),
             country_database: self.country_database.or(file.country_database),
         }
     }
@@ -84,6 +90,8 @@ pub struct Config {
     pub account: String,
     /// How long what was granted goes on without control.
     pub max_partition: Duration,
+    /// How long records of flows are kept.
+    pub flow_retention: Duration,
     /// Where the countries of addresses come from.
     pub country_database: Option<PathBuf>,
 }
@@ -123,7 +131,10 @@ impl Config {
             control.listen
         };
         let max_partition =
-            control.max_partition.map_or(Ok(Duration::from_secs(24 * 3600)), |text| duration(&text))?;
+            control.max_partition.map_or(Ok(DAY), |text| duration("--max-partition", &text, 30 * DAY))?;
+        let flow_retention = control
+            .flow_retention
+            .map_or(Ok(30 * DAY), |text| duration("--flow-retention", &text, 3650 * DAY))?;
         let account = control.account.unwrap_or_else(|| "default".into());
         if !is_name(&account) {
             return Err(Failure::usage(format!("--account `{account}` is no name"))
@@ -139,7 +150,17 @@ impl Config {
             None => Location::Sqlite(settings.state_dir.join("control.sqlite")),
         };
         let country_database = control.country_database;
-        Ok(Self { settings, listen, public_url, database, tls, account, max_partition, country_database })
+        Ok(Self {
+            settings,
+            listen,
+            public_url,
+            database,
+            tls,
+            account,
+            max_partition,
+            flow_retention,
+            country_database,
+        })
     }
 }
 
@@ -163,9 +184,10 @@ fn checked_url(url: &str) -> Result<String, Failure> {
 }
 
 /// Reads `30s`, `10m`, `8h` or `7d`; at least a minute.
-fn duration(text: &str) -> Result<Duration, Failure> {
+fn duration(flag: &str, text: &str, most: Duration) -> Result<Duration, Failure> {
     let crooked = || {
-        Failure::usage(format!("--max-partition `{text}` is no duration from 1 minute to 30 days"))
+        let days = most.as_secs() / DAY.as_secs();
+        Failure::usage(format!("{flag} `{text}` is no duration from 1 minute to {days} days"))
             .fix("write for example 30m, 24h or 7d")
     };
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(crooked)?;
@@ -178,7 +200,7 @@ fn duration(text: &str) -> Result<Duration, Failure> {
     };
     let seconds =
         number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(crooked)?;
-    if (60..=30 * 24 * 3600).contains(&seconds) { Ok(Duration::from_secs(seconds)) } else { Err(crooked()) }
+    if (60..=most.as_secs()).contains(&seconds) { Ok(Duration::from_secs(seconds)) } else { Err(crooked()) }
 }
 
 #[cfg(test)]
@@ -201,6 +223,7 @@ mod tests {
         assert_eq!(config.settings.metrics_listen, Some("127.0.0.1:9460".parse().unwrap()));
         assert_eq!(config.account, "default");
         assert_eq!(config.max_partition, Duration::from_secs(86_400));
+        assert_eq!(config.flow_retention, 30 * DAY);
         assert_eq!(config.tls, None);
     }
 
@@ -241,6 +264,8 @@ mod tests {
             ("--public-url https://control.example.com/path", "--public-url"),
             ("--max-partition 24", "--max-partition"),
             ("--max-partition 5s", "--max-partition"),
+            ("--flow-retention 5s", "--flow-retention"),
+            ("--flow-retention 3651d", "--flow-retention"),
             ("--account a/b", "--account"),
             ("--database mysql://db/postern", "--database"),
         ] {
@@ -250,8 +275,9 @@ mod tests {
 
     #[test]
     fn durations_are_read() {
+        let duration = |text| duration("--max-partition", text, 30 * DAY);
         assert_eq!(duration("90m").unwrap(), Duration::from_secs(5400));
-        assert_eq!(duration("7d").unwrap(), Duration::from_secs(7 * 86_400));
+        assert_eq!(duration("7d").unwrap(), 7 * DAY);
         for text in ["", "m", "-1h", "1.5h", "é"] {
             assert!(duration(text).is_err(), "{text}");
         }

@@ -52,6 +52,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
         storage: Arc::clone(&storage),
         accounts: accounts.into_iter().map(|account| (account.id, account.name)).collect(),
         max_partition: config.max_partition,
+        flow_retention: config.flow_retention,
         countries: countries.clone(),
         clock: Clock::System,
         addresses: sender,

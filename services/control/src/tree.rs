@@ -9,6 +9,7 @@ use actors_control::audit_log::AuditLog;
 use actors_control::clock::Clock;
 use actors_control::countries::Countries;
 use actors_control::directory::Directory;
+use actors_control::flow_book::FlowBook;
 use actors_control::grant_office::GrantOffice;
 use actors_control::keys::ONLY;
 use actors_control::relay_registry::{Book, RelayRegistry};
@@ -25,6 +26,8 @@ pub struct Context {
     pub accounts: Vec<(AccountId, String)>,
     /// How long what was granted goes on without control.
     pub max_partition: Duration,
+    /// How long flows are kept.
+    pub flow_retention: Duration,
     /// The countries of addresses.
     pub countries: Countries,
     /// The time of day.
@@ -82,6 +85,25 @@ pub static ROWS: &[Row<Context>] = &[
             let (storage, clock) = (Arc::clone(&boot.context.storage), boot.context.clock);
             boot.start::<AuditLog, _>(&desk(boot)?, ONLY, move || {
                 move || AuditLog::new(Arc::clone(&storage), clock)
+            })?;
+            Ok(())
+        }),
+    },
+    Row {
+        kind: "FlowBook",
+        parent: "-",
+        each: "process",
+        lane: LaneKind::Control,
+        mailbox: 1024,
+        full: Full::Refuse,
+        ring: 0,
+        restart: Restart::Always,
+        intensity: ROOT,
+        start: Some(|boot| {
+            let Context { storage, clock, flow_retention: keep, .. } = boot.context;
+            let (storage, clock, keep) = (Arc::clone(storage), *clock, *keep);
+            boot.start::<FlowBook, _>(&desk(boot)?, ONLY, move || {
+                move || FlowBook::new(Arc::clone(&storage), clock, keep)
             })?;
             Ok(())
         }),

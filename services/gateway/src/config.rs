@@ -19,6 +19,11 @@ const METRICS: &str = "127.0.0.1:9461";
 /// More than the cores of the machines that gateways run on; a TUN device has at most 256 queues.
 const MAX_LANES: i64 = 64;
 
+/// What a process may well keep in memory.
+const MAX_SPOOL_MIB: i64 = 1024;
+/// Some 40,000 records.
+const SPOOL_MIB: u32 = 16;
+
 /// Flags of the gateway; with `_` for `-` also keys of the TOML file.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -30,6 +35,9 @@ pub struct GatewayFlags {
     /// Threads that carry packets; each device belongs to one of them. Default one for each core
     #[arg(long, env = "POSTERN_LANES", value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=MAX_LANES))]
     pub lanes: Option<u8>,
+    /// What records of flows may take while control is away, MiB; the oldest give way. Default 16
+    #[arg(long, env = "POSTERN_FLOW_SPOOL_MIB", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=MAX_SPOOL_MIB))]
+    pub flow_spool_mib: Option<u32>,
     /// UDP address of the tunnel, one for each family; default 0.0.0.0:0 and [::]:0
     #[arg(long, env = "POSTERN_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
@@ -61,6 +69,8 @@ pub struct Config {
     pub offload: Offloads,
     /// Threads that carry packets.
     pub lanes: u8,
+    /// What records of flows may take while control is away, bytes.
+    pub flow_spool: usize,
     /// UDP addresses of the tunnel, at most one a family.
     pub listen: Vec<SocketAddr>,
     /// The local ceiling, if there is one.
@@ -120,6 +130,7 @@ impl Config {
                 is_on(offload.udp_gro),
             ),
             lanes: lanes(gateway.lanes)?,
+            flow_spool: flow_spool(gateway.flow_spool_mib)?,
             listen,
             ceiling: (!ceiling.is_empty()).then_some(ceiling),
             masquerade: !gateway.no_masquerade.unwrap_or(false),
@@ -138,6 +149,7 @@ impl GatewayFlags {
         Self {
             tun: self.tun.or(file.tun),
             lanes: self.lanes.or(file.lanes),
+            flow_spool_mib: self.flow_spool_mib.or(file.flow_spool_mib),
             listen: list(self.listen, file.listen),
             allow_resource: list(self.allow_resource, file.allow_resource),
             no_masquerade: self.no_masquerade.or(file.no_masquerade),
@@ -155,6 +167,14 @@ fn lanes(wanted: Option<u8>) -> Result<u8, Failure> {
             .map_or(1, |cores| u8::try_from(cores.get()).unwrap_or(u8::MAX))
             .min(MAX_LANES as u8)),
     }
+}
+
+fn flow_spool(wanted: Option<u32>) -> Result<usize, Failure> {
+    let mib = wanted.unwrap_or(SPOOL_MIB);
+    if (1..=MAX_SPOOL_MIB).contains(&i64::from(mib)) {
+        return Ok(mib as usize * 1024 * 1024);
+    }
+    Err(Failure::usage(format!("--flow-spool-mib {mib}: write 1 to {MAX_SPOOL_MIB}")))
 }
 
 fn control_url(text: &str) -> Result<ControlUrl, Failure> {
@@ -277,6 +297,7 @@ mod tests {
             ("dns = ['dns.example']", "--dns"),
             ("allow_resource = ['10.0.0.0/33']", "--allow-resource"),
             ("listen = ['0.0.0.0:1', '0.0.0.0:2']", "--listen"),
+            ("flow_spool_mib = 0", "--flow-spool-mib"),
         ] {
             let failure = resolve("", file).unwrap_err();
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actors_access::{Endpoint, SessionSettings, SessionStatus, Target};
+use actors_access::{Endpoint, FlowMeter, SessionSettings, SessionStatus, Target};
 use actors_network::GrantedOffloads;
 use actors_network::{
     FilterPlan, HostFilter, HostFilterCommand, HostFilterConfig, ResolversConfig, SOCKET_MARK,
@@ -15,7 +15,7 @@ use actors_tunnel::Crossings;
 use ipnet::IpNet;
 use protocol_control::{Introduction, RoleHello};
 use protocol_identity::{Token, TokenKind, WireguardKey};
-use services_chassis::{Chassis, Failure, chain, identity_file};
+use services_chassis::{Chassis, Failure, Metrics, Sample, chain, identity_file};
 
 use crate::config::{Config, PROGRAM};
 use crate::progress::Progress;
@@ -42,11 +42,13 @@ pub fn serve(config: &Config) -> Result<(), Failure> {
     let gateway = gateway(config, progress.clone())?;
     let session = gateway.session.status.clone();
     let granted = gateway.granted.clone();
+    watch_flows(chassis.metrics(), &gateway.flow_meter);
+    let flows = gateway.flow_meter.clone();
     let lanes = status::Lanes { crossings: gateway.crossings.clone(), opened: gateway.opened.clone() };
     let url = config.control_url.as_ref().map(ToString::to_string);
     chassis.run(tree, gateway, move |handle| {
         tokio::task::spawn_local(watch_filter(handle.clone(), progress.clone()));
-        status::desk(handle, session, url, progress, granted, lanes)
+        status::desk(handle, session, url, progress, granted, lanes, flows)
     })
 }
 
@@ -93,6 +95,9 @@ fn gateway(config: &Config, progress: Arc<Progress>) -> Result<Gateway, Failure>
         wireguard: WireguardKey::generate().map_err(|error| Failure::failed(chain(&error)))?,
         ceiling: config.ceiling.clone(),
         pins: state_dir.join("known-devices"),
+        flows: state_dir.join("flows.spool"),
+        flow_spool: config.flow_spool,
+        flow_meter: Arc::default(),
         progress,
     })
 }
@@ -120,6 +125,28 @@ pub fn token(config: &Config) -> Result<Token, Failure> {
             "name the file with --token-file, or set POSTERN_TOKEN; `postern admin gateway-token create --site SITE` makes one",
         )
     })
+}
+
+fn watch_flows(metrics: &Metrics, meter: &Arc<FlowMeter>) {
+    let flows = meter.clone();
+    metrics.counter(
+        "postern_gateway_flow_records_stored",
+        "Records of flows that control has stored",
+        move || vec![Sample::plain(flows.stored())],
+    );
+    let flows = meter.clone();
+    metrics.counter(
+        "postern_gateway_flow_records_dropped",
+        "Records of flows that were lost for want of room",
+        move || vec![Sample::plain(flows.dropped())],
+    );
+    let flows = meter.clone();
+    #[allow(clippy::cast_precision_loss)] // The spool holds less than 2^52.
+    metrics.gauge(
+        "postern_gateway_flow_records_waiting",
+        "Records of flows that wait for control",
+        move || vec![Sample::plain(flows.waiting() as f64)],
+    );
 }
 
 /// Where the devices' tunnel addresses come from.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use actors_access::{Admissions, AdmissionsCommand, AdmissionsView, SessionState, SessionStatus};
+use actors_access::{Admissions, AdmissionsCommand, AdmissionsView, FlowMeter, SessionState, SessionStatus};
 use actors_network::{GrantedOffloads, OffloadReport};
 use actors_runtime::{Actor, Address, Reply, TreeHandle};
 use actors_tunnel::{Crossings, LaneReport, PathSummary, Peers, PeersCommand, PeersView};
@@ -42,6 +42,9 @@ pub struct Status {
     steered: Steered,
     /// Where clients may reach this gateway.
     candidates: Vec<SocketAddr>,
+    /// What became of the records of flows.
+    #[serde(default)]
+    flow_records: FlowRecords,
     /// What the kernel does to many packets at once; `null` before the lane has found out.
     #[serde(default)]
     offload: Option<OffloadReport>,
@@ -79,6 +82,16 @@ struct Lane {
     strays: u64,
     /// Packets between this lane's devices and a relay, whose allocation another lane holds.
     relayed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct FlowRecords {
+    /// Control has them.
+    stored: u64,
+    /// They wait for control.
+    waiting: u64,
+    /// There was no room for them.
+    dropped: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -120,11 +133,13 @@ pub fn desk(
     progress: Arc<Progress>,
     granted: GrantedOffloads,
     lanes: Lanes,
+    flows: Arc<FlowMeter>,
 ) -> Desk {
     let handle = handle.clone();
     Rc::new(move |line| {
         let (handle, session, url) = (handle.clone(), session.clone(), url.clone());
         let (progress, granted, lanes) = (progress.clone(), granted.clone(), lanes.clone());
+        let flows = flows.clone();
         Box::pin(async move {
             let request: Request =
                 serde_json::from_str(&line).map_err(|error| Failure::usage(chain(&error)))?;
@@ -137,6 +152,8 @@ pub fn desk(
             status.control.url = url;
             status.offload = granted.get().map(|offloads| offloads.report());
             lanes.tell(&mut status);
+            status.flow_records =
+                FlowRecords { stored: flows.stored(), waiting: flows.waiting(), dropped: flows.dropped() };
             status.drops =
                 handle.registry().drops().into_iter().map(|(reason, n)| (reason.to_owned(), n)).collect();
             Ok(json!({ "status": status }))
@@ -197,6 +214,7 @@ fn status(
         lanes: Vec::new(),
         steered: Steered::default(),
         candidates: peers.candidates.iter().map(|candidate| candidate.address).collect(),
+        flow_records: FlowRecords::default(),
         offload: None,
         drops: std::collections::BTreeMap::new(),
     }
@@ -254,6 +272,10 @@ fn draw(status: &Status) -> String {
     }
     if let Some(offload) = &status.offload {
         let _ = writeln!(text, "offload  {}", offload.words());
+    }
+    let FlowRecords { stored, waiting, dropped } = status.flow_records;
+    if (stored, waiting, dropped) != (0, 0, 0) {
+        let _ = writeln!(text, "flows    {stored} recorded, {waiting} wait for control, {dropped} lost");
     }
     for (reason, count) in status.drops.iter().filter(|(_, count)| **count > 0) {
         let _ = writeln!(text, "dropped  {count}  {reason}");

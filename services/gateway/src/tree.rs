@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actors_access::{
-    Admissions, AdmissionsCommand, AdmissionsSettings, ControlSession, Lookup, SessionSettings,
+    Admissions, AdmissionsCommand, AdmissionsSettings, ControlSession, FlowLog, FlowLogCommand, FlowMeter,
+    KeptFlows, Lookup, SessionEvent, SessionSettings,
 };
 use actors_network::{
     EdgeDrops, FilterPlan, GrantedOffloads, HostFilter, HostFilterCommand, HostFilterConfig, KeptFilter,
@@ -17,11 +18,14 @@ use actors_network::{
     TunDevice, UdpConfig, UdpSocket,
 };
 use actors_runtime::{
-    Address, Boot, Drops, Full, Intensity, LaneKind, LaneRef, Outlet, Registry, Reply, Restart, Row,
-    StartError,
+    Address, Boot, Drops, Full, Intensity, LaneKind, LaneRef, Outlet, Registry, Rejected, Reply, Restart,
+    Row, StartError,
 };
-use actors_tunnel::{Crossings, PeerTable, Peers, PeersCommand, Router, TunnelLane};
+use actors_tunnel::{
+    Crossings, PeerChange, PeerFact, PeerTable, Peers, PeersCommand, Router, TableFact, TunnelLane,
+};
 use ipnet::IpNet;
+use protocol_control::{ToNode, Welcome};
 use protocol_identity::{IdentityKey, WireguardKey};
 use protocol_tunnel::{Classic, Extended, Limiter, SOCKET_PROGRAM, device_program};
 use tokio::time::Instant;
@@ -58,6 +62,12 @@ pub struct Gateway {
     pub ceiling: Option<Vec<IpNet>>,
     /// Where the devices' identities are pinned.
     pub pins: PathBuf,
+    /// Where flow records wait while this process does not run.
+    pub flows: PathBuf,
+    /// What flow records may take while control is away, bytes.
+    pub flow_spool: usize,
+    /// What becomes of flow records.
+    pub flow_meter: Arc<FlowMeter>,
     /// Told when the gateway serves.
     pub progress: Arc<Progress>,
 }
@@ -114,6 +124,7 @@ const fn child(
 
 /// The table.
 pub static TREE: &[Row<Gateway>] = &[
+    root("FlowLog", "process", LaneKind::Control, 4096, 0, start_flow_log),
     root("Peers", "process", LaneKind::Control, 8192, 0, start_peers),
     root("PeerTable", "packet lane", LaneKind::Packet, 8192, 64, start_peer_table),
     child("Peer", "PeerTable", "connected device", LaneKind::Packet, 64, 256),
@@ -241,6 +252,17 @@ impl LaneParts {
     }
 }
 
+/// Before the peers, so that it ends after them and has their last flows.
+fn start_flow_log(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
+    let (path, most) = (boot.context.flows.clone(), boot.context.flow_spool);
+    let (meter, control) = (boot.context.flow_meter.clone(), boot.address::<ControlSession>(""));
+    boot.start::<FlowLog, _>(&boot.lane(LaneKind::Control)?, "", move || {
+        let kept = KeptFlows::open(Some(&path), most, meter);
+        move || FlowLog::new(kept.clone(), control.clone())
+    })?;
+    Ok(())
+}
+
 fn start_peers(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
     let tables: Vec<_> =
         LaneParts::of(boot).map(|(_, parts)| boot.address::<PeerTable>(&parts.index.to_string())).collect();
@@ -256,7 +278,7 @@ fn start_peer_table(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
     let key = boot.context.wireguard.clone();
     let limiter = Limiter::new(&key.public(), Limiter::DEFAULT_LIMIT);
     for (lane, parts) in LaneParts::of(boot) {
-        let facts = boot.address::<Peers>("").outlet(PeersCommand::Table);
+        let facts = facts(boot);
         let (key, limiter) = (key.clone(), limiter.clone());
         boot.try_start::<PeerTable, _>(lane, &parts.index.to_string(), move || {
             let lane = parts.lane()?;
@@ -264,6 +286,22 @@ fn start_peer_table(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
         })?;
     }
     Ok(())
+}
+
+/// What the tables report, to whom it is for.
+fn facts(boot: &Boot<'_, Gateway>) -> Outlet<TableFact> {
+    let peers = boot.address::<Peers>("").outlet(PeersCommand::Table);
+    let flows = boot.address::<FlowLog>("").outlet(FlowLogCommand::Ended);
+    let meter = boot.context.flow_meter.clone();
+    Outlet::to(move |fact| {
+        let ended = match fact {
+            TableFact::Peer(PeerFact { what: PeerChange::FlowEnded(ended), .. }) => vec![*ended],
+            TableFact::Flows(ended) => ended,
+            fact => return peers.tell(fact),
+        };
+        let count = ended.len() as u64;
+        flows.tell(ended).inspect_err(|_| meter.count_dropped(count))
+    })
 }
 
 fn start_udp(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
@@ -393,7 +431,30 @@ fn start_admissions(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
 
 fn start_control_session(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
     let settings = boot.context.session.clone();
-    let events = boot.address::<Admissions>("").outlet(AdmissionsCommand::Session);
+    let admissions = boot.address::<Admissions>("").outlet(AdmissionsCommand::Session);
+    let flows = boot.address::<FlowLog>("");
+    let events = Outlet::to(move |event| {
+        let flow_news = match &event {
+            SessionEvent::Up(welcome) => match &**welcome {
+                Welcome::Gateway(state) => Some(FlowLogCommand::Up { takes_flows: state.takes_flows }),
+                Welcome::Client(_) | Welcome::Relay(_) => None,
+            },
+            SessionEvent::Message(message) => match **message {
+                ToNode::FlowsStored { stream, sequence } => {
+                    // One that finds no room is sent again, and confirmed again.
+                    let _ = flows.tell(FlowLogCommand::Stored { stream, sequence });
+                    return Ok(());
+                }
+                _ => None,
+            },
+            SessionEvent::Down => Some(FlowLogCommand::Down),
+        };
+        match flow_news {
+            // The session starts over if either has no room.
+            Some(news) => flows.tell(news).map_err(|_| Rejected::Full(())).and(admissions.tell(event)),
+            None => admissions.tell(event),
+        }
+    });
     boot.start::<ControlSession, _>(&boot.lane(LaneKind::Control)?, "", move || {
         move || ControlSession::new(settings.clone(), events.clone())
     })?;

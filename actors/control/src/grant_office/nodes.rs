@@ -103,6 +103,7 @@ impl Office {
             addresses: inner_addresses(host),
             grants,
             relays: self.relays.offers(gateway.0, self.credential_lifetime(), now),
+            takes_flows: true,
         };
         self.tell_gateway(gateway, ToNode::Welcome(Box::new(Welcome::Gateway(state))));
         for (device, candidates) in moved {

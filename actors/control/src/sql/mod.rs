@@ -2,6 +2,7 @@
 
 mod columns;
 mod db;
+mod flows;
 mod join;
 mod location;
 mod pool;
@@ -13,11 +14,14 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use protocol_audit::BEGINNING;
-use protocol_identity::{AccountId, GroupId, TokenHash, TokenId, TokenKind};
+use protocol_control::FlowBatch;
+use protocol_identity::{AccountId, GatewayId, GroupId, TokenHash, TokenId, TokenKind};
 use uuid::Uuid;
 
 use crate::model::{Account, Group, Key, Kind, Object, Scope, Token};
-use crate::storage::{Committed, Everything, LogRow, Op, Page, Pending, Storage, StorageError, Write};
+use crate::storage::{
+    Committed, Everything, FlowFilter, LogRow, Op, Page, Pending, Storage, StorageError, StoredFlow, Write,
+};
 use columns::{timestamp, uuid};
 use db::{Db, Row, Value};
 use pool::Pool;
@@ -27,12 +31,13 @@ pub use sqlite_file::{Copied, NotABackup, backup, restore};
 
 /// The layout's steps, oldest first, in SQLite's words. Forward only: a step adds, and what it makes superfluous goes in a
 /// later version's step.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "start", include_str!("../../migrations/0001_start.sql")),
     (2, "scopes", include_str!("../../migrations/0002_scopes.sql")),
     (3, "draining", include_str!("../../migrations/0003_draining.sql")),
     (4, "labels", include_str!("../../migrations/0004_labels.sql")),
     (5, "chain", include_str!("../../migrations/0005_chain.sql")),
+    (6, "flows", include_str!("../../migrations/0006_flows.sql")),
 ];
 
 /// Whether the database has steps that this version does not know.
@@ -302,6 +307,37 @@ impl Storage for Sql {
             let sql = "DELETE FROM changes WHERE sequence <= (SELECT MAX(sequence) FROM changes) - ?";
             let keep = i64::try_from(keep.max(1)).unwrap_or(i64::MAX);
             let rows = transaction.db().execute(sql, vec![keep.into()]).await?;
+            transaction.commit().await?;
+            Ok(rows)
+        }))
+    }
+
+    fn store_flows(
+        &self,
+        account: AccountId,
+        gateway: GatewayId,
+        batch: FlowBatch,
+        at: Timestamp,
+    ) -> Pending<'_, bool> {
+        Box::pin(self.pool.within(async move {
+            let mut transaction = self.pool.write().await?;
+            let is_new = flows::store(&mut transaction.db(), account, gateway, &batch, at).await?;
+            transaction.commit().await?;
+            Ok(is_new)
+        }))
+    }
+
+    fn flows(&self, account: AccountId, filter: FlowFilter) -> Pending<'_, Vec<StoredFlow>> {
+        Box::pin(self.pool.within(async move {
+            let mut held = self.pool.read().await?;
+            flows::list(&mut held.db(), account, &filter).await
+        }))
+    }
+
+    fn trim_flows(&self, account: AccountId, before: Timestamp, most: usize) -> Pending<'_, u64> {
+        Box::pin(self.pool.within(async move {
+            let mut transaction = self.pool.write().await?;
+            let rows = flows::trim(&mut transaction.db(), account, before, most).await?;
             transaction.commit().await?;
             Ok(rows)
         }))

@@ -1,3 +1,4 @@
+use protocol_control::{Flow, FlowBatch};
 use protocol_identity::{IdentityKey, Token as Secrets};
 use serde_json::json;
 
@@ -559,4 +560,125 @@ async fn the_log_forgets_its_oldest_rows_only() {
 
     let log = db.storage.log(db.account, 0, 100).await.unwrap();
     assert_eq!(log.iter().map(|row| row.sequence).collect::<Vec<_>>(), [last - 2, last - 1, last]);
+}
+
+/// A flow of the device, to the resource, and the gateway that reports it.
+fn flow_of(one: &One, bytes_in: u64) -> (GatewayId, Flow) {
+    let mut flow = a_flow(bytes_in);
+    let mut gateway = None;
+    for object in &one.objects {
+        match object {
+            Object::Device(it) => flow.device = it.id,
+            Object::Resource(it) => flow.resource = it.id,
+            Object::Policy(it) => flow.policy = it.id,
+            Object::Gateway(it) => gateway = Some(it.id),
+            _ => {}
+        }
+    }
+    (gateway.unwrap(), flow)
+}
+
+fn all_flows() -> FlowFilter {
+    FlowFilter { limit: 100, ..FlowFilter::default() }
+}
+
+fn bytes_of(flows: &[StoredFlow]) -> Vec<u64> {
+    flows.iter().map(|stored| stored.flow.bytes_in).collect()
+}
+
+#[tokio::test]
+async fn a_batch_of_flows_is_stored_once_with_the_names_of_that_moment() {
+    let db = Database::new().await;
+    let (gateway, flow) = flow_of(&one_of_each(&db).await, 300);
+    let batch = |stream, sequence| FlowBatch { stream, sequence, flows: vec![flow.clone()] };
+    let store = |batch| db.storage.store_flows(db.account, gateway, batch, noon());
+
+    assert!(store(batch(u64::MAX, 2)).await.unwrap());
+    assert!(!store(batch(u64::MAX, 2)).await.unwrap(), "the same");
+    assert!(!store(batch(u64::MAX, 1)).await.unwrap(), "an older one");
+    assert!(store(batch(u64::MAX, 9)).await.unwrap(), "a gap is what had no room");
+    assert!(store(batch(5, 1)).await.unwrap(), "another process");
+
+    let stored = db.storage.flows(db.account, all_flows()).await.unwrap();
+    assert_eq!(stored.len(), 3);
+    let Flow { bytes_out, .. } = stored[0].flow;
+    assert_eq!(bytes_out, i64::MAX.unsigned_abs(), "more than a column holds");
+    assert_eq!(stored[0].flow, Flow { bytes_out, ..flow.clone() });
+    let names = [&stored[0].gateway, &stored[0].device, &stored[0].resource, &stored[0].policy];
+    assert_eq!(names.map(|named| named.name.as_str()), ["office-1", "laptop", "wiki", "engineers"]);
+    assert_eq!(stored[0].principal.as_ref().unwrap().name, "ci");
+}
+
+#[tokio::test]
+async fn flows_are_found_by_who_what_and_when_a_part_at_a_time() {
+    let db = Database::new().await;
+    let one = one_of_each(&db).await;
+    for (n, minutes) in [(1, 0), (2, 10), (3, 20)] {
+        let (gateway, mut flow) = flow_of(&one, n);
+        flow.started += minutes * 60_000;
+        flow.ended += minutes * 60_000;
+        if n == 3 {
+            flow.device = protocol_identity::DeviceId::fresh();
+        }
+        let batch = FlowBatch { stream: 1, sequence: n, flows: vec![flow] };
+        db.storage.store_flows(db.account, gateway, batch, noon()).await.unwrap();
+    }
+    let found = |filter| async { bytes_of(&db.storage.flows(db.account, filter).await.unwrap()) };
+    let some = |text: &str| Some(text.to_owned());
+
+    assert_eq!(found(FlowFilter { principal: some("ci"), ..all_flows() }).await, [1, 2]);
+    assert_eq!(
+        found(FlowFilter { resource: some("wiki"), gateway: some("office-1"), ..all_flows() }).await,
+        [1, 2, 3]
+    );
+    assert_eq!(found(FlowFilter { resource: some("other"), ..all_flows() }).await, [0; 0]);
+    let later = noon() + jiff::SignedDuration::from_mins(5);
+    assert_eq!(found(FlowFilter { since: Some(later), ..all_flows() }).await, [2, 3]);
+    assert_eq!(found(FlowFilter { until: Some(later), ..all_flows() }).await, [1]);
+    let first = db.storage.flows(db.account, FlowFilter { limit: 2, ..all_flows() }).await.unwrap();
+    assert_eq!(bytes_of(&first), [1, 2]);
+    assert_eq!(found(FlowFilter { after: Some(first[1].id), ..all_flows() }).await, [3]);
+    let device = first[0].device.id.to_string();
+    assert_eq!(found(FlowFilter { device: Some(device), ..all_flows() }).await, [1, 2]);
+    let admin = Secrets::generate(TokenKind::Admin).unwrap().hash();
+    let other = db.storage.create_account("other".into(), admin, noon()).await.unwrap().id;
+    assert!(db.storage.flows(other, all_flows()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_flow_that_ended_with_its_principal_still_says_whose_it_was() {
+    let db = Database::new().await;
+    let one = one_of_each(&db).await;
+    let (gateway, flow) = flow_of(&one, 1);
+    for kind in [Kind::Policy, Kind::Principal] {
+        let object = one.objects.iter().find(|object| object.kind() == kind).unwrap();
+        db.write(vec![Op::Delete(kind, Key::Id(object.id()))]).await.unwrap();
+    }
+
+    let batch = FlowBatch { stream: 1, sequence: 1, flows: vec![flow] };
+    db.storage.store_flows(db.account, gateway, batch, noon()).await.unwrap();
+
+    let stored = db.storage.flows(db.account, all_flows()).await.unwrap().remove(0);
+    assert_eq!((stored.device.name.as_str(), stored.policy.name.as_str()), ("laptop", "engineers"));
+    assert_eq!(stored.principal.unwrap().name, "ci");
+}
+
+#[tokio::test]
+async fn old_flows_are_deleted_a_part_at_a_time() {
+    let db = Database::new().await;
+    let (gateway, flow) = flow_of(&one_of_each(&db).await, 1);
+    let batch = FlowBatch { stream: 1, sequence: 1, flows: vec![flow; 5] };
+    db.storage.store_flows(db.account, gateway, batch, noon()).await.unwrap();
+    let arrived = Timestamp::now();
+
+    let before = arrived - jiff::SignedDuration::from_secs(60);
+    assert_eq!(db.storage.trim_flows(db.account, before, 2).await.unwrap(), 0);
+    let after = arrived + jiff::SignedDuration::from_secs(60);
+    let mut parts = Vec::new();
+    for _ in 0..3 {
+        parts.push(db.storage.trim_flows(db.account, after, 2).await.unwrap());
+    }
+
+    assert_eq!(parts, [2, 2, 1]);
+    assert!(db.storage.flows(db.account, all_flows()).await.unwrap().is_empty());
 }

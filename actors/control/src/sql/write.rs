@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::db::Db;
-use super::{LogEntry, join, tables};
+use super::{LogEntry, flows, join, tables};
 use crate::model::{Key, Kind, Object};
 use crate::storage::{Action, Change, Op, Page, StorageError};
 
@@ -69,6 +69,7 @@ pub(super) async fn apply(
             if let Some((by_kind, by_name)) = user_of(db, account, kind, object.id()).await? {
                 return Err(StorageError::InUse { by_kind, by_name });
             }
+            flows::bury(db, account, &object, at).await?;
             free_addresses(db, account, &object).await?;
             tables::delete(db, account, kind, object.id()).await?;
             let action = if kind == Kind::Grant { "revoked" } else { "deleted" };

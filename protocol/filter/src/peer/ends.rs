@@ -46,6 +46,19 @@ impl PeerFilter {
         self.grants = PeerGrants::none(self.grants.version());
     }
 
+    /// Forgets all flows and tells of each, without a word to its ends: whoever serves the peer next may carry them on.
+    pub fn release(&mut self) {
+        for slot in self.flows.slots() {
+            match self.flows.get(slot).map(|flow| flow.state) {
+                Some(State::Cut) => {
+                    self.flows.remove(slot);
+                }
+                Some(State::Opening | State::Open | State::Closing) => self.forget(slot, FlowEnd::PeerGone),
+                None => {}
+            }
+        }
+    }
+
     /// Ends the flows whose time has come.
     pub fn handle_timeout(&mut self, now: Duration) {
         while let Some(slot) = self.flows.due(now) {

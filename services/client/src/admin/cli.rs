@@ -11,6 +11,7 @@ use protocol_identity::CertificatePin;
 use super::audit;
 use super::conditions::ConditionFlags;
 use super::duration;
+use super::flows;
 use super::policy_file;
 
 /// Where the API is and how to sign in; what is missing comes from the profile.
@@ -103,6 +104,9 @@ pub enum Command {
     /// What happened in the account: decisions, grants, revocations, changes, sessions
     #[command(subcommand)]
     Audit(AuditVerbs),
+    /// What passed between devices and resources: one record for each flow that has ended
+    #[command(subcommand)]
+    Flows(FlowVerbs),
 }
 
 /// Verbs of what is created here.
@@ -653,6 +657,15 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.into(), value.into())),
         Some(_) | None => Err(format!("`{text}`: write NAME=VALUE, such as team=infra")),
     }
+}
+
+/// Verbs of the flows.
+#[derive(Debug, Subcommand)]
+pub enum FlowVerbs {
+    /// Show flows, in the order in which control heard of them
+    List(flows::List),
+    /// Write flows as JSON lines
+    Export(flows::Export),
 }
 
 /// Verbs of the audit log.

@@ -38,6 +38,7 @@ kinds! {
     SERVICE_ACCOUNT_TOKEN = "token", "tokens", ["NAME": "/name", "EXPIRES": "/expires_at", "LAST USED": "/last_used_at", "ID": "/id"];
     POLICY = "policy", "policies", ["NAME": "/name", "EFFECT": "/effect", "GROUPS": "/groups", "RESOURCES": "/resources", "CONDITIONS": "/conditions", "ENABLED": "/enabled"];
     GRANT = "grant", "grants", ["DEVICE": "/device", "RESOURCE": "/resource", "GATEWAY": "/gateway", "POLICY": "/policy", "STATE": "/state", "EXPIRES": "/expires_at", "ID": "/id"];
+    FLOW = "flow", "flows", ["ENDED": "/ended_at", "PRINCIPAL": "/principal", "DEVICE": "/device", "RESOURCE": "/resource", "PROTOCOL": "/protocol", "TO": "/destination", "PATH": "/path", "BYTES IN": "/bytes_in", "BYTES OUT": "/bytes_out", "END": "/end"];
     AUDIT = "entry", "audit", ["SEQUENCE": "/sequence", "AT": "/at", "ACTOR": "/actor", "ACTION": "/action", "KIND": "/kind", "NAME": "/name"];
 }
 

@@ -6,6 +6,7 @@ pub mod cli;
 mod conditions;
 pub mod duration;
 mod explained;
+mod flows;
 mod kinds;
 mod output;
 mod policy_file;

@@ -10,10 +10,11 @@ use serde_json::{Map, Value, json};
 use super::api::{Api, object};
 use super::audit;
 use super::cli::{
-    Admin, AuditPart, AuditVerbs, Command, Connection, Decide, Explain, GrantVerbs, GroupUpdate, JoinedVerbs,
-    Only, PolicyUpdate, PolicyVerbs, ServiceAccountVerbs, TokenFlags, Verbs,
+    Admin, AuditPart, AuditVerbs, Command, Connection, Decide, Explain, FlowVerbs, GrantVerbs, GroupUpdate,
+    JoinedVerbs, Only, PolicyUpdate, PolicyVerbs, ServiceAccountVerbs, TokenFlags, Verbs,
 };
 use super::explained;
+use super::flows;
 use super::kinds::{self, Change, Create, Kind};
 use super::output::{self, SCHEMA};
 use super::policy_file;
@@ -60,6 +61,8 @@ pub async fn run(admin: Admin) -> Result<(), Failure> {
         Command::Grant(verbs) => office.grant(verbs).await,
         Command::Decide(question) => office.decide(question).await,
         Command::Explain(question) => office.explain(question).await,
+        Command::Flows(FlowVerbs::List(list)) => flows::list(&office.api, &list, office.json).await,
+        Command::Flows(FlowVerbs::Export(export)) => flows::export(&office.api, &export, office.json).await,
         Command::Audit(AuditVerbs::List(which)) => office.audit(which).await,
         Command::Audit(AuditVerbs::Export(export)) => audit::export(&office.api, &export, office.json).await,
         Command::Audit(AuditVerbs::Verify(verify)) => audit::verify(&office.api, &verify, office.json).await,

@@ -96,6 +96,11 @@ impl ListQuery {
         Ok(read)
     }
 
+    /// What a filter was given.
+    pub fn filter(&self, name: &str) -> Option<&str> {
+        self.filters.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_str())
+    }
+
     /// Whether something that is shown passes all filters.
     fn passes(&self, shown: &serde_json::Value) -> bool {
         self.filters.iter().all(|(name, wanted)| {

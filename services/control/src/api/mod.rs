@@ -3,6 +3,7 @@
 mod auth;
 mod body;
 mod collection;
+mod flows;
 mod grants;
 mod groups;
 mod guard;
@@ -213,6 +214,7 @@ fn version_1(config: &mut ServiceConfig) {
     config.service(at("/policy-file/apply").route(web::post().to(policy_file::apply)));
     config.service(at("/decisions").route(web::post().to(reports::decide)));
     config.service(at("/audit").route(web::get().to(reports::audit)));
+    config.service(at("/flows").route(web::get().to(flows::list)));
     config.service(at("/account").route(web::get().to(reports::account)));
     config.service(at("/openapi.json").route(web::get().to(openapi::serve)));
 }

@@ -12,8 +12,8 @@ use utoipa::openapi::{RefOr, Schema};
 use super::collection::{Change, Collection, Create, Filter};
 use super::guard::{MAX_HEADERS, PUBLIC};
 use super::{
-    body, grants, groups, nodes, policies, policy_file, problem, reports, resources, service_accounts, sites,
-    tokens,
+    body, flows, grants, groups, nodes, policies, policy_file, problem, reports, resources, service_accounts,
+    sites, tokens,
 };
 
 /// `GET /openapi.json`
@@ -403,6 +403,12 @@ fn written() -> Value {
         ),
     ];
     writer.beside(("get", "/api/v1/audit", "read-audit"), "Reads the audit log", query, None, rows);
+    let part = ("200", Some(writer.shape::<flows::FlowPart>()));
+    let mut query = list_query(&flows::FILTERS, false);
+    let moment = json!({"type": "string", "format": "date-time"});
+    query.push(parameter("since", "Only what had not ended then", &moment));
+    query.push(parameter("until", "Only what had begun before then", &moment));
+    writer.beside(("get", "/api/v1/flows", "list-flows"), "Lists flows that have ended", query, None, part);
     let account = ("200", Some(writer.shape::<reports::AccountView>()));
     let show = ("get", "/api/v1/account", "show-account");
     writer.beside(show, "Shows the token's account", Vec::new(), None, account);

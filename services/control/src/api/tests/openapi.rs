@@ -54,6 +54,7 @@ async fn every_collection_that_is_served_is_in_the_document() {
     }
     for path in [
         "/api/v1/audit",
+        "/api/v1/flows",
         "/api/v1/decisions",
         "/api/v1/account",
         "/api/v1/policy-file",

@@ -139,6 +139,9 @@ async fn lists_are_narrowed_by_what_they_show() {
         ("resources?colour=red", "colour"),
         ("resources?site=a&site=b", "site"),
         ("audit?after=x", "after"),
+        ("flows?since=yesterday", "since"),
+        ("flows?after=x", "after"),
+        ("flows?colour=red", "colour"),
         ("groups/everyone/members?name=x", "name"),
     ] {
         let answer = stage.ask("GET", &format!("/api/v1/{path}"), Value::Null).await;

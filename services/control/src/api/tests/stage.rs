@@ -76,6 +76,7 @@ impl Stage {
             storage: Arc::clone(&storage),
             accounts: accounts.into_iter().map(|account| (account.id, account.name)).collect(),
             max_partition: Duration::from_secs(3600),
+            flow_retention: Duration::from_secs(3600),
             countries: Default::default(),
             clock: Clock::System,
             addresses: sender,
