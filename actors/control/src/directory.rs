@@ -8,7 +8,7 @@
 //! ([`Command::Cut`], [`Command::CloseAccount`]). Tells: offices and the relay registry that a node is gone.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::keys;
 use crate::link::LinkSender;
 use crate::model::{Kind, Object};
 use crate::relay_registry::{self, Introduced, RelayRegistry};
-use crate::storage::{Action, Committed, Note};
+use crate::storage::{Action, Committed, Everything, Note, Storage, StorageError};
 
 /// A node that proved its identity and was found or made in storage.
 pub struct Accept {
@@ -81,13 +81,19 @@ struct Entry {
 /// Who is connected.
 pub struct Directory {
     clock: Clock,
+    storage: Arc<dyn Storage>,
     sessions: BTreeMap<String, Entry>,
+    /// The last row of the change log that it heard of.
+    sequence: Option<u64>,
+    reading: bool,
+    /// Something was missed while everything was being read.
+    read_again: bool,
 }
 
 impl Directory {
     /// Nobody yet.
-    pub fn new(clock: Clock) -> Self {
-        Self { clock, sessions: BTreeMap::new() }
+    pub fn new(clock: Clock, storage: Arc<dyn Storage>) -> Self {
+        Self { clock, storage, sessions: BTreeMap::new(), sequence: None, reading: false, read_again: false }
     }
 
     fn accept(&mut self, accept: Accept, cx: &mut Cx<Self>) {
@@ -176,8 +182,64 @@ impl Directory {
         }
     }
 
+    /// Whether changes follow the last ones that were heard of.
+    fn follows(&mut self, committed: &Committed) -> bool {
+        let Some(first) = committed.changes.first() else { return true };
+        let before = self.sequence.replace(committed.sequence());
+        before.is_none_or(|before| first.sequence == before + 1)
+    }
+
+    /// Changes were missed: each session is held against what is stored now.
+    fn resync(&mut self, cx: &mut Cx<Self>) {
+        if std::mem::replace(&mut self.reading, true) {
+            self.read_again = true;
+            return;
+        }
+        tracing::warn!("a gap in the change log: every session is looked at again");
+        let accounts: BTreeSet<AccountId> = self.sessions.values().map(|entry| entry.peer.account).collect();
+        let storage = Arc::clone(&self.storage);
+        let read = async move {
+            let mut all = BTreeMap::new();
+            for account in accounts {
+                all.insert(account, storage.everything(account).await?);
+            }
+            Ok::<_, StorageError>(all)
+        };
+        cx.spawn(read, |directory, all, cx| {
+            directory.reading = false;
+            match all {
+                Ok(all) => directory.compare(&all, cx),
+                Err(error) => {
+                    tracing::error!(%error, "what is stored cannot be read: every node has to come anew");
+                    directory.end_where(CloseReason::ShuttingDown, cx, |_| true);
+                }
+            }
+            if std::mem::take(&mut directory.read_again) {
+                directory.resync(cx);
+            }
+        });
+    }
+
+    /// Ends the sessions of whoever is not stored any more as it was.
+    fn compare(&mut self, all: &BTreeMap<AccountId, Everything>, cx: &mut Cx<Self>) {
+        let ended: Vec<(String, CloseReason)> = self
+            .sessions
+            .iter()
+            .filter_map(|(key, entry)| {
+                let everything = all.get(&entry.peer.account)?;
+                Some((key.clone(), stands(&entry.peer, everything)?))
+            })
+            .collect();
+        for (key, reason) in ended {
+            self.end(&key, reason, cx);
+        }
+    }
+
     /// A deleted node, token or principal, or a principal that was disabled, has no session any more.
     fn changed(&mut self, committed: &Committed, cx: &mut Cx<Self>) {
+        if !self.follows(committed) {
+            return self.resync(cx);
+        }
         let account = committed.account;
         for change in &committed.changes {
             match &change.action {
@@ -215,6 +277,30 @@ impl Directory {
                 Action::Put(_) | Action::Deleted(..) | Action::Noted => {}
             }
         }
+    }
+}
+
+/// Why a node's session must end by what is stored; `None` when it need not.
+fn stands(peer: &Peer, everything: &Everything) -> Option<CloseReason> {
+    let (mut token, mut node, mut principal) = (None, false, peer.principal.is_none());
+    for object in &everything.objects {
+        match object {
+            Object::Token(it) if it.id == peer.token => token = Some(it),
+            Object::Principal(it) if peer.principal == Some(it.id) => principal = !it.disabled,
+            Object::Device(it) => node |= peer.node == Node::Device(it.id),
+            Object::Gateway(it) => node |= peer.node == Node::Gateway(it.id),
+            Object::Relay(it) => node |= peer.node == Node::Relay(it.id),
+            _ => {}
+        }
+    }
+    match token {
+        None => Some(CloseReason::BadToken),
+        Some(_) if !node || !principal => Some(CloseReason::Disabled),
+        // Its end may be another one now: the node comes back and sees.
+        Some(token) if peer.principal.is_some() && token.expires_at != peer.until => {
+            Some(CloseReason::ShuttingDown)
+        }
+        Some(_) => None,
     }
 }
 

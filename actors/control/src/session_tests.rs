@@ -1,5 +1,6 @@
 //! The directory and its sessions, with the office and the registry as inboxes and the node's machine at the other end.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actors_runtime::{Full, Inbox, Intensity, LaneKind, Reply, Restart, Row, Universe};
@@ -7,7 +8,7 @@ use protocol_control::{
     CloseReason, ControlEnd, ControlOutput, DEAD_AFTER, FromNode, Introduction, NodeOutput, NodeSession,
     SessionError, ToNode,
 };
-use protocol_identity::{AccountId, GatewayId, IdentityKey, TokenId};
+use protocol_identity::{AccountId, GatewayId, IdentityKey, TokenId, TokenKind};
 
 use crate::clock::Clock;
 use crate::device_session::{Command, DeviceSession, Node, Peer};
@@ -15,8 +16,10 @@ use crate::directory::{self, Accept, Directory};
 use crate::grant_office::{self, GrantOffice};
 use crate::keys::ONLY;
 use crate::link::{LinkReceiver, MAX_FRAMES, link};
+use crate::model::Object;
 use crate::relay_registry::RelayRegistry;
-use crate::testing::{gateway_hello, noon};
+use crate::storage::{Action, Change, Committed};
+use crate::testing::{Memory, gateway, gateway_hello, noon, site, token};
 
 const ROWS: &[Row<()>] = &[
     row("RelayRegistry", "-", Restart::Always),
@@ -45,6 +48,7 @@ struct Stage {
     directory: actors_runtime::Address<Directory>,
     office: Inbox<GrantOffice>,
     _registry: Inbox<RelayRegistry>,
+    stored: Arc<Memory>,
 }
 
 /// The other end of a session.
@@ -75,8 +79,11 @@ impl Stage {
         let office = universe.inbox::<GrantOffice>("default");
         let registry = universe.inbox::<RelayRegistry>(ONLY);
         let clock = Clock::From(noon(), universe.instant());
-        let directory = universe.start::<Directory>(ONLY, move || Directory::new(clock)).unwrap().address;
-        Self { universe, directory, office, _registry: registry }
+        let stored = Arc::new(Memory(Mutex::default()));
+        let storage = Arc::clone(&stored);
+        let factory = move || Directory::new(clock, storage.clone());
+        let directory = universe.start::<Directory>(ONLY, factory).unwrap().address;
+        Self { universe, directory, office, _registry: registry, stored }
     }
 
     /// A gateway comes, as far as the socket's handler takes it.
@@ -275,4 +282,41 @@ fn a_node_that_asks_without_end_is_cut() {
     assert!(far.address.has_ended());
     let said = |command: &grant_office::Command| matches!(command, grant_office::Command::Said { .. });
     assert_eq!(stage.heard().iter().filter(|command| said(command)).count(), 200);
+}
+
+/// A commit that changed nothing, in this place of the log.
+fn noted(sequence: u64) -> directory::Command {
+    let changes = vec![Change { sequence, action: Action::Noted }];
+    directory::Command::Changed(Arc::new(Committed { account: AccountId(uuid::Uuid::from_u128(1)), changes }))
+}
+
+#[test]
+fn after_a_gap_in_the_log_each_session_is_held_against_what_is_stored() {
+    let mut stage = Stage::new();
+    let office = site("office");
+    let (kept, lost) = (token(TokenKind::Gateway, "kept"), token(TokenKind::Gateway, "lost"));
+    let gateways = [gateway("office-1", &office, 1).0, gateway("office-2", &office, 2).0];
+    let session = |connection, gateway: &crate::model::Gateway, token: TokenId| Peer {
+        node: Node::Gateway(gateway.id),
+        key: format!("default/gateway/{}", gateway.name),
+        token,
+        ..peer(connection)
+    };
+    let stays = stage.connect(session(1, &gateways[0], kept.id));
+    let mut goes = stage.connect(session(2, &gateways[1], lost.id));
+    // The second token was deleted in a commit that never came here.
+    let stored: Vec<Object> =
+        vec![kept.into(), gateways[0].clone().into(), gateways[1].clone().into(), office.into()];
+    stage.stored.0.lock().unwrap().objects = stored;
+
+    for sequence in [7, 8] {
+        stage.directory.tell(noted(sequence)).unwrap();
+    }
+    stage.universe.settle();
+    assert!(!stays.address.has_ended() && !goes.address.has_ended(), "nothing was missed");
+    stage.directory.tell(noted(10)).unwrap();
+    stage.universe.settle();
+
+    assert!(matches!(goes.read(&stage), Err(SessionError::Closed(CloseReason::BadToken))));
+    assert!(goes.address.has_ended() && !stays.address.has_ended());
 }

@@ -23,7 +23,7 @@ use crate::storage::{Committed, Storage, StorageError, Write};
 
 /// Writes that may wait; more are refused, and their askers told that storage is busy.
 const MOST_WAITING: usize = 1024;
-/// Commits that one follower may be behind before it is left to notice the gap itself.
+/// Commits that one follower may be behind before it misses some, notices the gap, and reads everything.
 const MOST_BEHIND: usize = 1024;
 /// A follower that had no room is told again after this long.
 const TELL_AGAIN: Duration = Duration::from_millis(20);
@@ -109,10 +109,11 @@ impl Store {
 
     fn publish(&mut self, committed: &Arc<Committed>, cx: &mut Cx<Self>) {
         for (follower, behind) in &mut self.followers {
-            // One that is too far behind finds the gap and reads everything.
-            if behind.len() < MOST_BEHIND {
-                behind.push_back(Arc::clone(committed));
+            // One that is too far behind misses the oldest, not the newest: so it finds the gap whatever comes after.
+            if behind.len() >= MOST_BEHIND {
+                behind.pop_front();
             }
+            behind.push_back(Arc::clone(committed));
             tell(follower, behind, cx);
         }
         self.tell_again(cx);

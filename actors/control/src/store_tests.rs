@@ -109,3 +109,34 @@ fn followers_hear_of_every_commit_in_order_even_when_they_had_no_room() {
         answers.iter_mut().map(|answer| answer.try_take().unwrap().unwrap().sequence()).collect();
     assert_eq!(answered, heard);
 }
+
+#[test]
+fn a_follower_that_was_away_for_long_hears_of_the_newest_commit_and_so_of_the_gap() {
+    let account = AccountId::fresh();
+    let universe = Universe::new(ROWS);
+    let office = universe.inbox::<GrantOffice>("default");
+    let _directory = universe.inbox::<Directory>(ONLY);
+    let _registry = universe.inbox::<RelayRegistry>(ONLY);
+    let storage: Arc<dyn Storage> = Arc::new(Counting::default());
+    let accounts = vec![(account, "default".to_owned())];
+    let store =
+        universe.start::<Store>(ONLY, move || Store::new(Arc::clone(&storage), &accounts)).unwrap().address;
+    for _ in 0..60 {
+        for _ in 0..50 {
+            store.tell(Command::Write { write: write(account, Vec::new()), reply: None }).unwrap();
+        }
+        universe.settle();
+    }
+
+    let mut heard = Vec::new();
+    for _ in 0..2000 {
+        for command in office.take_all() {
+            let grant_office::Command::Changed(committed) = command else { panic!("{command:?}") };
+            heard.push(committed.sequence());
+        }
+        universe.advance(Duration::from_millis(20));
+    }
+
+    assert_eq!((heard.first(), heard.last()), (Some(&1), Some(&3000)));
+    assert_eq!(heard.windows(2).filter(|pair| pair[1] != pair[0] + 1).count(), 1, "one gap");
+}

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use integration_lab::{Host, Lab, Launch, Nat, RouterPlan, program, wait};
+use integration_lab::{Host, Lab, Launch, Nat, Process, RouterPlan, program, wait};
 use serde_json::Value;
 
 use crate::{
@@ -284,6 +284,22 @@ impl World {
         let client = self.client_on(&host)?;
         self.login(&client, &token)?;
         Ok(client)
+    }
+
+    /// So many simulated devices of one account, which hold sessions with control and do nothing else.
+    pub fn crowd(&self, nodes: usize) -> Result<Process> {
+        let host = &self.ground.internet;
+        let token = host.dir().join("crowd.token").display().to_string();
+        self.admin()?.say(&format!("service-account create crowd --group engineering --out {token}"))?;
+        let certificate = self.control()?.state_dir.join("certificate.pem").display().to_string();
+        let words = ["--connect", "203.0.113.10:8443", "--certificate", &certificate, "--token", &token];
+        let crowd = host.launch("crowd", program("puppet-nodes")?).args(words);
+        let crowd = crowd.args(["--stay", "--nodes", &nodes.to_string()]).start()?;
+        wait::until_true("the crowd is connected", Duration::from_secs(60), || {
+            ensure!(crowd.pid().is_some(), "it ended: {}", crowd.stderr());
+            Ok(crowd.stdout().contains(r#""event":"up""#))
+        })?;
+        Ok(crowd)
     }
 
     /// `postern login` on a client with a token file.

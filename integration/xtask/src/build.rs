@@ -28,6 +28,12 @@ pub fn programs() -> Result<()> {
     succeed(&mut cargo(&["build", "--locked", "--workspace", "--exclude", "xtask", "--bins"]))
 }
 
+/// Builds the same with control's feature `chaos`, which no other build has.
+pub fn chaotic() -> Result<()> {
+    let arguments = ["build", "--locked", "--workspace", "--exclude", "xtask", "--bins"];
+    succeed(cargo(&arguments).args(["--features", "postern-control/chaos"]))
+}
+
 /// Builds the same as they are released, and the program that measures them.
 pub fn released() -> Result<()> {
     succeed(&mut cargo(&["build", "--release", "--locked", "--workspace", "--exclude", "xtask", "--bins"]))

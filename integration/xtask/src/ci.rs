@@ -23,9 +23,9 @@ pub fn run() -> Result<ExitCode> {
     log.part("build", || done(build::programs()));
     log.part("unit", || test::unit(None, false));
     log.part("lab", || test::lab(None));
-    log.part("scenarios", || test::scenarios(None, false));
+    log.part("scenarios", || test::scenarios(None, false, false));
     log.part("storage on PostgreSQL", test::on_postgres);
-    log.part("foreign tools", || test::scenarios(None, true));
+    log.part("foreign tools", || test::scenarios(None, true, false));
 
     println!();
     for (name, took, outcome) in &log.parts {

@@ -1,15 +1,20 @@
-//! What `cargo xtask test --deep` adds: a million decisions against the reference, and mutants of the policy engine. Both
-//! go on where an earlier run was stopped.
+//! What `cargo xtask test --deep` adds: a million decisions against the reference, and mutants of the policy engine, both of
+//! which go on where an earlier run was stopped; many trials of each kind of change; a control plane that is disturbed.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use integration_lab::{cargo_target_dir, which};
+use integration_lab::{cargo_target_dir, program_dir, which};
 
 use crate::build;
 
 /// Decisions that are compared with the reference.
 const DECISIONS: &str = "1000000";
+/// Trials of each of seven kinds of change: 56 together.
+const TRIALS: &str = "8";
+/// The scenarios that `POSTERN_EDGE_TRIALS` and a disturbed control plane are for.
+const EDGES: &str = "truth_reaches_the_edges";
+
 /// The most mutants that may survive, in percent.
 const MOST_ALIVE: usize = 15;
 
@@ -24,6 +29,32 @@ pub fn variables() -> Result<[(&'static str, String); 2]> {
     let progress = directory()?.join("policy-decisions").display().to_string();
     Ok([("POSTERN_POLICY_CASES", DECISIONS.into()), ("POSTERN_POLICY_PROGRESS", progress)])
 }
+
+/// What the scenarios are told so that they go deeper.
+pub fn trials() -> (&'static str, &'static str) {
+    ("POSTERN_EDGE_TRIALS", TRIALS)
+}
+
+/// The scenarios that need a control plane with the feature `chaos`.
+pub fn disturbed() -> Result<Command> {
+    let folder = directory()?.join("chaos");
+    fs::create_dir_all(&folder)?;
+    build::chaotic()?;
+    for program in PROGRAMS {
+        fs::copy(program_dir()?.join(program), folder.join(program))
+            .with_context(|| format!("cannot copy {program}"))?;
+    }
+    // What everything else runs is without it again.
+    build::programs()?;
+    let mut command =
+        build::cargo(&["test", "--locked", "--package", "integration-scenarios", "--test", EDGES]);
+    command.args(["--", "--ignored", "--test-threads=1"]).env("POSTERN_BIN_DIR", folder);
+    Ok(command)
+}
+
+/// What scenarios start.
+const PROGRAMS: [&str; 7] =
+    ["postern", "postern-control", "postern-gateway", "postern-relay", "lab-tool", "puppet", "puppet-nodes"];
 
 /// Mutates the policy engine, and sees whether its tests notice.
 pub fn mutants() -> Result<()> {

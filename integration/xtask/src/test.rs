@@ -28,8 +28,8 @@ pub enum Part {
 
 #[derive(Args)]
 pub struct Test {
-    /// Sixteen times the cases in property tests, a million decisions against the reference, and mutants of the policy
-    /// engine; goes on where an earlier run was stopped.
+    /// Sixteen times the cases in property tests, a million decisions against the reference, mutants of the policy engine,
+    /// 56 trials of changes under flows, a control plane that is disturbed; goes on where an earlier run was stopped.
     #[arg(long)]
     deep: bool,
     /// Only one part.
@@ -89,10 +89,13 @@ impl Test {
         }
         if wants(Part::Scenarios) {
             count += lab(self.filter.as_deref())?;
-            count += scenarios(self.filter.as_deref(), false)?;
+            count += scenarios(self.filter.as_deref(), false, self.deep)?;
+            if self.deep && self.filter.as_deref().is_none_or(|filter| "disturbed".contains(filter)) {
+                count += self::count(deep::disturbed()?)?;
+            }
         }
         if wants(Part::Foreign) {
-            count += scenarios(self.filter.as_deref(), true)?;
+            count += scenarios(self.filter.as_deref(), true, false)?;
         }
         ensure!(count.passed + count.failed > 0, "no test matches");
         println!("{} passed, {} failed", count.passed, count.failed);
@@ -134,7 +137,7 @@ pub fn lab(filter: Option<&str>) -> Result<Count> {
 }
 
 /// The scenarios, one after the other: each lays out a world, and two worlds would disturb each other's times.
-pub fn scenarios(filter: Option<&str>, foreign: bool) -> Result<Count> {
+pub fn scenarios(filter: Option<&str>, foreign: bool, deep: bool) -> Result<Count> {
     let mut arguments: Vec<String> =
         ["test", "--locked", "--package", "integration-scenarios", "--no-fail-fast"]
             .map(str::to_owned)
@@ -148,7 +151,11 @@ pub fn scenarios(filter: Option<&str>, foreign: bool) -> Result<Count> {
     arguments.extend(chosen.into_iter().flat_map(|name| ["--test".to_owned(), (*name).clone()]));
     arguments.extend(["--", "--test-threads=1"].map(str::to_owned));
     arguments.extend(test_name.map(str::to_owned));
-    counted(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), false)
+    let mut command = build::cargo(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    if deep {
+        command.envs([deep::trials()]);
+    }
+    count(command)
 }
 
 fn scenario_files() -> Result<Vec<String>> {

@@ -138,8 +138,10 @@ pub static ROWS: &[Row<Context>] = &[
         restart: Restart::Always,
         intensity: ROOT,
         start: Some(|boot| {
-            let clock = boot.context.clock;
-            boot.start::<Directory, _>(&front(boot)?, ONLY, move || move || Directory::new(clock))?;
+            let (storage, clock) = (Arc::clone(&boot.context.storage), boot.context.clock);
+            boot.start::<Directory, _>(&front(boot)?, ONLY, move || {
+                move || Directory::new(clock, Arc::clone(&storage))
+            })?;
             Ok(())
         }),
     },

@@ -42,6 +42,9 @@ struct Flags {
     /// How many devices
     #[arg(long)]
     nodes: usize,
+    /// Connect at once and stay, without commands
+    #[arg(long)]
+    stay: bool,
     /// How many of them stay connected when the rest is cut
     #[arg(long, default_value_t = 100)]
     steady: usize,
@@ -64,6 +67,10 @@ async fn command_loop(flags: Flags, shared: Rc<Shared>) -> anyhow::Result<()> {
     let nodes = (0..flags.nodes).map(|number| Node::new(number, number < flags.steady, &shared));
     let mut nodes = nodes.collect::<anyhow::Result<Vec<_>>>()?;
     println!("{}", json!({"event": "ready", "nodes": nodes.len()}));
+    if flags.stay {
+        println!("{}", up(&mut nodes, &shared).await);
+        return std::future::pending().await;
+    }
     let (sender, mut lines) = mpsc::channel::<String>(16);
     // Reading standard input blocks; it ends with the process, or when whoever commands is gone.
     std::thread::spawn(move || {
