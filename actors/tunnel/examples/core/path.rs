@@ -1,4 +1,4 @@
-//! The whole packet path without sockets, devices and actors: route, cut, seal, open, join, filter.
+//! The whole packet path without sockets, devices and actors: route, wait, cut, seal, open, join, filter.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use protocol_filter::{
 };
 use protocol_identity::{GrantId, PolicyId, ResourceId, WireguardKey};
 use protocol_packet::{Pool, TcpFlags, TcpSegment, tcp, udp};
+use protocol_queue::FairQueue;
 use protocol_tunnel::{Limiter, MIN_BUFFER, Opened, Output, Sealed, Tunnel, TunnelConfig, TunnelIndex};
 
 const DEVICE: &str = "100.64.0.2";
@@ -22,6 +23,7 @@ const NOW: Duration = Duration::ZERO;
 pub struct Core {
     pool: Pool,
     table: ClientTable,
+    queue: FairQueue<HostPacket>,
     client: Tunnel,
     sealed: Box<[u8]>,
     gateway: Tunnel,
@@ -51,6 +53,7 @@ impl Core {
         Self {
             pool: Pool::new(1 << 17, 0, 4),
             table,
+            queue: FairQueue::new(1 << 20),
             client,
             sealed: vec![0; 1 << 17].into_boxed_slice(),
             gateway,
@@ -67,6 +70,9 @@ impl Core {
             panic!("not routed")
         };
         packet.truncate(length);
+        let flow = packet.flow();
+        self.queue.push(0, flow, packet, NOW, &mut |_, _| panic!("lost"));
+        let (_, mut packet) = self.queue.pop(NOW, &mut |_, _| panic!("lost")).unwrap();
         let mut segments = packet.segments(1420).unwrap();
         let (mut end, mut stride) = (0, 0);
         while let Some(range) = segments.next(packet.bytes_mut()) {
