@@ -6,6 +6,7 @@
 pub mod chart;
 pub mod install;
 pub mod machine;
+pub mod machinery;
 pub mod options;
 pub mod policy;
 pub mod publish;
@@ -24,5 +25,10 @@ pub use suite::{Better, Bound, Chart, Figure, Measure, Need, Peer, Round, Setup,
 
 /// Every suite that exists, in the order in which they run.
 pub fn suites() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(tunnel::Tunnel), Box::new(relay::Relay), Box::new(policy::Policy)]
+    vec![
+        Box::new(tunnel::Tunnel),
+        Box::new(machinery::Machinery),
+        Box::new(relay::Relay),
+        Box::new(policy::Policy),
+    ]
 }
