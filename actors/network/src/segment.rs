@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use protocol_packet::{Buffer, Checksum, Sum};
+use protocol_packet::{Buffer, Checksum, Ecn, Sum, carry_ecn};
+use protocol_queue::Waiting;
 
 use crate::field::{get, pseudo, put};
 use crate::virtio::{Header, Kind};
@@ -132,6 +133,22 @@ impl HostPacket {
         }
     }
 
+    /// A number that packets of one flow have in common, and few others: of addresses, protocol and ports.
+    pub fn flow(&self) -> u32 {
+        let bytes = &self.bytes[..];
+        let word = |at: usize| {
+            bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |four| u32::from_be_bytes(*four))
+        };
+        let mix = |tag: u32, word: u32| (tag.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b1);
+        let (addresses, protocol, ports) = match bytes.first() {
+            Some(first) if first >> 4 == 4 => (12..20, 9, usize::from(first & 15) * 4),
+            _ => (8..40, 6, IPV6_HEADER),
+        };
+        let protocol = bytes.get(protocol).copied().unwrap_or_default();
+        let ports = if protocol == TCP || protocol == UDP { word(ports) } else { 0 };
+        addresses.step_by(4).map(word).fold(mix(u32::from(protocol), ports), mix)
+    }
+
     /// How many packets it stands for.
     pub fn packets(&self) -> usize {
         match self.header.kind {
@@ -148,6 +165,20 @@ impl HostPacket {
     /// See [`Uncuttable`].
     pub fn segments(&self, longest: usize) -> Result<Segments, Uncuttable> {
         Segments::new(&self.header, &self.bytes, longest)
+    }
+}
+
+impl Waiting for HostPacket {
+    fn cost(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    fn mark(&mut self) -> bool {
+        carry_ecn(&mut self.bytes, Ecn::Ce).is_ok()
     }
 }
 
@@ -329,6 +360,46 @@ mod tests {
             checksum_offset: 16,
         };
         (header, out)
+    }
+
+    #[test]
+    fn a_mark_on_a_super_packet_is_on_each_of_its_packets() {
+        let (header, mut bytes) = super_packet(0x10, &[7; 2500]);
+        let mut unaware = HostPacket::new(header, filled(&bytes)).unwrap();
+        bytes[1] = Ecn::Ect0.bits();
+        let sum = Sum::new().bytes(&[&bytes[..10], &[0, 0], &bytes[12..20]].concat()).finish();
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        let mut aware = HostPacket::new(header, filled(&bytes)).unwrap();
+
+        assert_eq!((unaware.mark(), aware.mark()), (false, true));
+
+        let mut segments = aware.segments(1420).unwrap();
+        let mut marked = 0;
+        while let Some(range) = segments.next(aware.bytes_mut()) {
+            let cut = &aware.bytes()[range];
+            assert_eq!((Ecn::of(cut), Sum::new().bytes(&cut[..20]).fold()), (Ecn::Ce, 0xffff));
+            marked += 1;
+        }
+        assert_eq!(marked, 3);
+    }
+
+    #[test]
+    fn packets_of_one_flow_have_one_number_and_others_another() {
+        let (header, bytes) = super_packet(0x10, &[7; 2500]);
+        let flow = |change: Option<usize>| {
+            let mut bytes = bytes.clone();
+            if let Some(at) = change {
+                bytes[at] ^= 1;
+            }
+            HostPacket::new(header, filled(&bytes)).unwrap().flow()
+        };
+
+        let same = flow(None);
+
+        assert_eq!(flow(Some(30)), same, "the sequence number is not the flow's");
+        for part in [12, 19, 21, 23] {
+            assert_ne!(flow(Some(part)), same);
+        }
     }
 
     #[test]

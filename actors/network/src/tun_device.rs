@@ -5,6 +5,7 @@
 //! - When it dies: it is restarted on the descriptor that the lane owns. Packets wait in the device's queue meanwhile;
 //!   writing goes on, because peers do that themselves.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,18 +31,23 @@ const KEEP: usize = 1024;
 /// Idle buffers for super-packets that are kept.
 const KEEP_LARGE: usize = 16;
 
+/// Packets that are read in one turn: more than a turn passes on, so that the device's own queue, which knows no
+/// fairness, stays empty.
+const AT_ONCE: usize = 2 * BATCH;
 /// So many packets back an acknowledgement is looked for that a later one makes superfluous.
 const FLOWS: usize = 8;
 
 /// Takes the packets that the host sends into the tunnel.
 pub trait PacketSink {
-    /// Takes the packets out of `arrived`; those that it leaves are dropped uncounted.
-    fn packets(&self, arrived: &mut Batch<HostPacket>);
+    /// Takes the packets out of `arrived`; those that it leaves are dropped uncounted. `true`: more than it passed on
+    /// waits with it, so it wants to be called again soon, also when nothing arrives.
+    fn packets(&self, arrived: &mut Batch<HostPacket>) -> bool;
 }
 
 impl<F: Fn(&mut Batch<HostPacket>)> PacketSink for F {
-    fn packets(&self, arrived: &mut Batch<HostPacket>) {
+    fn packets(&self, arrived: &mut Batch<HostPacket>) -> bool {
         self(arrived);
+        false
     }
 }
 
@@ -71,12 +77,13 @@ impl Actor for TunDevice {
     type Packets = Never;
 
     fn started(&mut self, cx: &mut Cx<Self>) {
-        let reader = stream::unfold(Reader::new(self.tun.clone()), Reader::next);
-        cx.follow(reader, |actor, arrived: io::Result<Batch<HostPacket>>, cx| match arrived {
+        let waits = Rc::new(Cell::new(true));
+        let reader = stream::unfold(Reader::new(self.tun.clone(), waits.clone()), Reader::next);
+        cx.follow(reader, move |actor, arrived: io::Result<Batch<HostPacket>>, cx| match arrived {
             Ok(mut arrived) => {
                 let packets = arrived.iter().map(HostPacket::packets).sum();
                 let _handing = Handing::over(actor.tun.drops(), packets);
-                actor.sink.packets(&mut arrived);
+                waits.set(actor.sink.packets(&mut arrived));
             }
             Err(error) => {
                 actor.tun.drops().add(EdgeDrop::TunReadFailed, 1);
@@ -111,31 +118,34 @@ struct Reader {
     /// For what a call may yield: with offload a super-packet.
     large: Pool,
     batches: Batches<HostPacket>,
+    /// Whether packets wait with the sink, so that it must not wait for more.
+    waits: Rc<Cell<bool>>,
 }
 
 impl Reader {
-    fn new(tun: Rc<LaneTun>) -> Self {
+    fn new(tun: Rc<LaneTun>, waits: Rc<Cell<bool>>) -> Self {
         let large = if tun.header_len() == 0 { PACKET } else { SUPER_PACKET };
         Self {
             tun,
             small: Pool::new(PACKET, 0, KEEP),
             large: Pool::new(large, 0, KEEP_LARGE),
             batches: Batches::default(),
+            waits,
         }
     }
 
-    /// Waits for the next batch: what is there, up to 64 packets (and the rest of the last super-packet).
+    /// Waits for the next batch: what is there, up to [`AT_ONCE`] packets (and the rest of the last super-packet).
     async fn next(self) -> Option<(io::Result<Batch<HostPacket>>, Self)> {
         let mut batch = self.batches.take();
         let mut buffer = self.large.take();
         let mut packets = 0;
-        while batch.is_empty() {
+        while batch.is_empty() && !self.waits.get() {
             match self.tun.read(buffer.whole()).await {
                 Ok(read) => packets += self.took(&mut buffer, read, &mut batch),
                 Err(error) => return Some((Err(error), self)),
             }
         }
-        while packets < BATCH {
+        while packets < AT_ONCE && !batch.is_full() {
             // An error shows again when the next batch waits.
             let Ok(read) = self.tun.try_read(buffer.whole()) else { break };
             packets += self.took(&mut buffer, read, &mut batch);

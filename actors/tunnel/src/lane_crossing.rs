@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors_network::{Datagrams, Demux, HostPacket, PacketSink};
+use actors_network::{Datagrams, Demux, HostPacket};
 use protocol_identity::WireguardPublic;
 use protocol_packet::Batch;
 use protocol_traversal::{Path, RelaySlot};
@@ -89,7 +89,7 @@ impl TunnelLane {
             self.datagrams(&mut from_relay);
         }
         if !host.is_empty() {
-            self.packets(&mut host);
+            self.pass_on(&mut host);
         }
     }
 

@@ -7,6 +7,7 @@ pub mod chart;
 pub mod control;
 pub mod install;
 pub mod machine;
+pub mod machinery;
 pub mod options;
 pub mod policy;
 pub mod publish;
@@ -27,6 +28,7 @@ pub use suite::{Better, Bound, Chart, Figure, Measure, Need, Peer, Round, Setup,
 pub fn suites() -> Vec<Box<dyn Suite>> {
     vec![
         Box::new(tunnel::Tunnel),
+        Box::new(machinery::Machinery),
         Box::new(relay::Relay),
         Box::new(policy::Policy),
         Box::new(control::Control),

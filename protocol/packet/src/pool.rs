@@ -97,6 +97,11 @@ impl Buffer {
         self.memory.get_mut(self.start..).unwrap_or_default()
     }
 
+    /// Bytes of memory that it occupies.
+    pub fn capacity(&self) -> usize {
+        self.memory.len()
+    }
+
     /// Holds the first `len` bytes from where it starts, at most its capacity.
     pub fn set_len(&mut self, len: usize) {
         self.end = self.start.saturating_add(len).min(self.memory.len());

@@ -1,4 +1,4 @@
-//! The whole packet path without sockets, devices and actors: route, cut, seal, open, join, filter.
+//! The whole packet path without sockets, devices and actors: route, wait, cut, seal, open, join, filter.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use protocol_filter::{
 };
 use protocol_identity::{GrantId, PolicyId, ResourceId, WireguardKey};
 use protocol_packet::{Pool, TcpFlags, TcpSegment, tcp, udp};
+use protocol_queue::FairQueue;
 use protocol_tunnel::{Limiter, MIN_BUFFER, Opened, Output, Sealed, Tunnel, TunnelConfig, TunnelIndex};
 
 const DEVICE: &str = "100.64.0.2";
@@ -18,74 +19,93 @@ const SERVER: &str = "10.78.0.1";
 const NETWORK: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const NOW: Duration = Duration::ZERO;
 
-/// Both ends.
+/// Both ends of a lane, and the sessions between them.
 pub struct Core {
     pool: Pool,
     table: ClientTable,
-    client: Tunnel,
-    sealed: Box<[u8]>,
-    gateway: Tunnel,
+    queue: FairQueue<HostPacket>,
     landing: Landing,
-    filter: PeerFilter,
     reply: ReplyBuf,
+    sessions: Vec<Session>,
+}
+
+struct Session {
+    client: Tunnel,
+    gateway: Tunnel,
+    filter: PeerFilter,
+    sealed: Box<[u8]>,
+    /// Bytes of `sealed`, and of each datagram there.
+    on_the_way: (usize, usize),
 }
 
 impl Core {
-    /// Two ends with a session, and a grant.
-    pub fn new() -> Self {
+    /// Two ends with so many sessions, each with a grant, that carry at most `room` bytes at once.
+    pub fn new(sessions: u16, room: usize) -> Self {
         let (resource, inner) = (ResourceId::fresh(), vec![DEVICE.parse().unwrap()]);
         let mut table = ClientTable::new(inner.clone());
         table.put(resource, vec!["10.78.0.0/16".parse().unwrap()], Vec::new());
         assert!(table.set(resource, Access::Granted(PeerSlot(0))));
-        let mut filter = PeerFilter::new(inner, Arc::new(GatewayRules::default()), 1);
-        let grant = GrantSpec {
-            grant: GrantId::fresh(),
-            resource,
-            policy: PolicyId::fresh(),
-            destination: Destination::Cidr("10.78.0.0/16".parse().unwrap()),
-            filters: Vec::new(),
-            ends: Duration::MAX,
+        let session = |slot| {
+            let mut filter = PeerFilter::new(inner.clone(), Arc::new(GatewayRules::default()), 1);
+            let grant = GrantSpec {
+                grant: GrantId::fresh(),
+                resource,
+                policy: PolicyId::fresh(),
+                destination: Destination::Cidr("10.78.0.0/16".parse().unwrap()),
+                filters: Vec::new(),
+                ends: Duration::MAX,
+            };
+            let _ = filter.apply(PeerGrants::compile(GrantVersion(1), vec![grant]), NOW);
+            let (client, gateway) = session(slot);
+            let sealed = vec![0; room].into_boxed_slice();
+            Session { client, gateway, filter, sealed, on_the_way: (0, 0) }
         };
-        let _ = filter.apply(PeerGrants::compile(GrantVersion(1), vec![grant]), NOW);
-        let (client, gateway) = session();
         Self {
             pool: Pool::new(1 << 17, 0, 4),
             table,
-            client,
-            sealed: vec![0; 1 << 17].into_boxed_slice(),
-            gateway,
+            queue: FairQueue::new(1 << 20),
             landing: Landing::new(Offload::TcpUdp),
-            filter,
             reply: ReplyBuf::new(),
+            sessions: (0..sessions).map(session).collect(),
         }
     }
 
-    /// Carries what a TUN device yields, and says how many packets came out at the other end in how many writes.
-    pub fn carry(&mut self, read: &[u8]) -> (usize, usize) {
+    /// Carries what a TUN device yields as far as the network.
+    pub fn seal(&mut self, session: usize, read: &[u8]) {
         let mut packet = HostPacket::with_header(self.pool.filled(read).unwrap()).unwrap();
         let Outward::ToPeer { length, .. } = self.table.outward(packet.bytes(), NOW, &mut self.reply) else {
             panic!("not routed")
         };
         packet.truncate(length);
+        let flow = packet.flow();
+        self.queue.push(0, flow, packet, NOW, &mut |_, _| panic!("lost"));
+        let (_, mut packet) = self.queue.pop(NOW, &mut |_, _| panic!("lost")).unwrap();
         let mut segments = packet.segments(1420).unwrap();
         let (mut end, mut stride) = (0, 0);
+        let Session { client, sealed: room, on_the_way, .. } = &mut self.sessions[session];
         while let Some(range) = segments.next(packet.bytes_mut()) {
-            let sealed = self.client.seal(&packet.bytes()[range], &mut self.sealed[end..], NOW);
+            let sealed = client.seal(&packet.bytes()[range], &mut room[end..], NOW);
             let Sealed::Datagram(length) = sealed else { panic!("not sealed") };
             stride = stride.max(length);
             end += length;
         }
+        *on_the_way = (end, stride);
+    }
+
+    /// Takes it from there, and says how many packets came out at the other end in how many writes.
+    pub fn open(&mut self, session: usize) -> (usize, usize) {
+        let Session { gateway, filter, sealed, on_the_way: (end, stride), .. } = &mut self.sessions[session];
         let (mut packets, mut writes) = (0, 0);
-        for datagram in self.sealed[..end].chunks(stride) {
+        for datagram in sealed[..*end].chunks(*stride) {
             let room = self.landing.room(datagram.len().max(MIN_BUFFER)).unwrap();
-            let Opened::Packet { len, .. } = self.gateway.open(NETWORK, datagram, room, NOW) else {
+            let Opened::Packet { len, .. } = gateway.open(NETWORK, datagram, room, NOW) else {
                 panic!("not opened")
             };
             if self.landing.take(len) == Landed::Apart {
-                flush(&mut self.landing, &mut self.filter, &mut self.reply, &mut packets, &mut writes);
+                flush(&mut self.landing, filter, &mut self.reply, &mut packets, &mut writes);
             }
         }
-        flush(&mut self.landing, &mut self.filter, &mut self.reply, &mut packets, &mut writes);
+        flush(&mut self.landing, filter, &mut self.reply, &mut packets, &mut writes);
         (packets, writes)
     }
 }
@@ -108,7 +128,7 @@ fn flush(
     landing.begin();
 }
 
-fn session() -> (Tunnel, Tunnel) {
+fn session(slot: u16) -> (Tunnel, Tunnel) {
     let (ours, theirs) = (WireguardKey::generate().unwrap(), WireguardKey::generate().unwrap());
     let end = |private: &WireguardKey, peer: &WireguardKey, slot| {
         let limiter = Limiter::new(&private.public(), Limiter::DEFAULT_LIMIT);
@@ -116,7 +136,7 @@ fn session() -> (Tunnel, Tunnel) {
         let (private, peer) = (private.clone(), peer.public());
         Tunnel::new(TunnelConfig { private, peer, preshared: None, index, limiter }, NOW)
     };
-    let (mut client, mut gateway) = (end(&ours, &theirs, 1), end(&theirs, &ours, 2));
+    let (mut client, mut gateway) = (end(&ours, &theirs, slot), end(&theirs, &ours, slot));
     client.initiate(true, NOW);
     let Some(Output::Initiation(initiation)) = client.poll_output() else { panic!("no initiation") };
     let mut one = [0; 256];
