@@ -6,6 +6,7 @@ pub mod connection;
 pub mod control_session;
 pub mod grants;
 mod pins;
+pub mod relay_streams;
 pub mod trust;
 
 pub use admissions::{Admissions, AdmissionsCommand, AdmissionsSettings, AdmissionsView, Lookup};
@@ -15,4 +16,5 @@ pub use control_session::{
 };
 pub use grants::{Decided, Grants, GrantsCommand, GrantsSettings, GrantsView, ResourceState, ResourceStatus};
 pub use pins::{Pinned, Pins};
+pub use relay_streams::{KeptStreams, RelayStreams};
 pub use trust::{Trust, TrustError};

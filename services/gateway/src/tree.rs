@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actors_access::{
-    Admissions, AdmissionsCommand, AdmissionsSettings, ControlSession, Lookup, SessionSettings,
+    Admissions, AdmissionsCommand, AdmissionsSettings, ControlSession, KeptStreams, Lookup, RelayStreams,
+    SessionSettings,
 };
 use actors_network::{
     EdgeDrops, FilterPlan, GrantedOffloads, HostFilter, HostFilterCommand, HostFilterConfig, KeptFilter,
@@ -122,6 +123,7 @@ pub static TREE: &[Row<Gateway>] = &[
     root("TunDevice", "TUN queue", LaneKind::Packet, 8, 0, start_tun),
     root("Routes", "process", LaneKind::Control, 16, 0, start_routes),
     root("HostFilter", "process", LaneKind::Control, 16, 0, start_host_filter),
+    root("RelayStreams", "process", LaneKind::Control, 16, 0, start_relay_streams),
     root("LinkWatcher", "process", LaneKind::Control, 16, 0, start_link_watcher),
     root("Resolvers", "process", LaneKind::Control, 256, 0, start_resolvers),
     child("Resolver", "Resolvers", "upstream DNS server", LaneKind::Control, 256, 0),
@@ -257,12 +259,28 @@ fn start_peer_table(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
     let limiter = Limiter::new(&key.public(), Limiter::DEFAULT_LIMIT);
     for (lane, parts) in LaneParts::of(boot) {
         let facts = boot.address::<Peers>("").outlet(PeersCommand::Table);
+        let streams = boot.address::<RelayStreams>("").outlet(|command| command);
         let (key, limiter) = (key.clone(), limiter.clone());
         boot.try_start::<PeerTable, _>(lane, &parts.index.to_string(), move || {
             let lane = parts.lane()?;
-            Ok(move || PeerTable::new(lane.clone(), key.clone(), limiter.clone(), facts.clone()))
+            Ok(move || {
+                PeerTable::new(lane.clone(), key.clone(), limiter.clone(), facts.clone())
+                    .with_streams(streams.clone())
+            })
         })?;
     }
+    Ok(())
+}
+
+/// On the last control lane, where nothing else lives.
+fn start_relay_streams(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
+    let Some(lane) = boot.lanes(LaneKind::Control).last() else {
+        return Err(StartError::failed("there is no lane for connections to relays", "no control lane"));
+    };
+    boot.start::<RelayStreams, _>(lane, "", move || {
+        let kept = KeptStreams::default();
+        move || RelayStreams::new(Some(SOCKET_MARK), kept.clone())
+    })?;
     Ok(())
 }
 
