@@ -396,7 +396,8 @@ impl Peers {
     /// Answers those whose addresses every allocated relay has confirmed.
     fn settle_waiting(&mut self) {
         let staying = || self.links.values().filter(|link| !link.is_leaving);
-        let links: Vec<&Link> = staying().filter(|link| !link.relayed.is_empty()).collect();
+        let answers = |link: &&Link| !link.relayed.is_empty() && link.is_silent != Some(true);
+        let links: Vec<&Link> = staying().filter(answers).collect();
         if links.is_empty() && staying().next().is_some() {
             // The allocations are still being made: what is told without a relay reaches nobody behind a NAT.
             return;

@@ -232,6 +232,9 @@ impl RelayLink {
         if let Some(address) = mapped {
             self.report(LinkChange::Mapped { address, round_trip: round_trip.unwrap_or_default() });
         }
+        if self.silent_since.is_some() {
+            self.report(LinkChange::Silent);
+        }
     }
 
     fn send(&self, bytes: &[u8]) {
