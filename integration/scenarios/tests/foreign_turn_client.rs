@@ -130,19 +130,6 @@ fn relayed_ports(said: &str) -> Vec<u16> {
     addresses.filter_map(|address| address.rsplit_once(':')?.1.parse().ok()).collect()
 }
 
-#[test]
-fn both_families_come_in_one_allocation_for_whom_asks() {
-    let street = street();
-    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24", "--allow-peer", "2001:db8::/32"]);
-
-    let (code, said) =
-        uclient(&street.host, "-v -Z -y -u alice -w wonderland -n 20 -m 4 -L 203.0.113.30 203.0.113.20");
-
-    assert_eq!(code, 0, "{said}");
-    assert!(nothing_lost(&said), "{said}");
-    assert!(said.contains("2001:db8::20"), "{said}");
-}
-
 /// A certificate and its key in the host's folder.
 fn certificate(street: &Street) -> (String, String) {
     let dir = street.host.dir();
