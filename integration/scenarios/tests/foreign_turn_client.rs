@@ -126,7 +126,8 @@ fn even_ports_with_a_reserved_one_after_each_are_given_to_whom_asks() {
 
 /// The ports of relayed addresses that coturn's client says it got.
 fn relayed_ports(said: &str) -> Vec<u16> {
-    let addresses = said.lines().filter_map(|line| line.split_once("relay addr: ")?.1.split_whitespace().next());
+    let addresses =
+        said.lines().filter_map(|line| line.split_once("relay addr: ")?.1.split_whitespace().next());
     addresses.filter_map(|address| address.rsplit_once(':')?.1.parse().ok()).collect()
 }
 
