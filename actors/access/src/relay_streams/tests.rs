@@ -69,7 +69,7 @@ impl Link {
 
 fn streams(universe: &Universe) -> actors_runtime::Address<RelayStreams> {
     let kept = KeptStreams::default();
-    universe.start::<RelayStreams, _>("", move || RelayStreams::new(None, kept.clone())).unwrap().address
+    universe.start::<RelayStreams>("", move || RelayStreams::new(None, kept.clone())).unwrap().address
 }
 
 /// Two messages, of which the first is padded.
