@@ -191,25 +191,26 @@ impl Endpoint {
             lookup_host((self.url.host.as_str(), self.url.port)).await.map_err(ConnectError::Lookup)?;
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in addresses {
-            match self.tcp_to(address).await {
+            match tcp_to(address, self.mark).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
         }
         Err(ConnectError::Unreachable(last))
     }
+}
 
-    async fn tcp_to(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(mark) = self.mark {
-            SockRef::from(&socket).set_mark(mark)?;
-        }
-        let stream = socket.connect(address).await?;
-        stream.set_nodelay(true)?;
-        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10));
-        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-        Ok(stream)
+/// A TCP connection that small messages leave at once, and whose dead end is noticed.
+pub(crate) async fn tcp_to(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(mark) = mark {
+        SockRef::from(&socket).set_mark(mark)?;
     }
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10));
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
 }
 
 #[cfg(test)]

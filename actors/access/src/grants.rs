@@ -28,7 +28,7 @@ use protocol_identity::{DeviceId, GatewayId, IdentityKey, KemKey, ResourceId, Wi
 use crate::control_session::{self, ControlSession, SessionEvent};
 use crate::pins::Pins;
 use known::{Gateway, Known, Stand, Term};
-use lanes::{Due, without_credentials};
+use lanes::Due;
 pub use view::{GrantsView, ResourceState, ResourceStatus};
 
 /// What the grants can be told.
@@ -193,7 +193,7 @@ impl Grants {
         }
         self.device = Some((device, principal, addresses));
         self.relays.clone_from(&relays);
-        self.tell_peers(PeersCommand::Relays(without_credentials(relays)));
+        self.tell_peers(PeersCommand::Relays(relays));
         let there: BTreeSet<ResourceId> = resources.iter().map(|view| view.resource).collect();
         let gone: Vec<ResourceId> =
             self.resources.keys().filter(|id| !there.contains(*id)).copied().collect();
@@ -262,7 +262,7 @@ impl Grants {
             }
             ToNode::Relays(relays) => {
                 self.relays.clone_from(&relays);
-                self.tell_peers(PeersCommand::Relays(without_credentials(relays)));
+                self.tell_peers(PeersCommand::Relays(relays));
                 self.resources_changed();
             }
             ToNode::Granted(granted) => self.granted(*granted, cx),
@@ -333,7 +333,7 @@ impl Grants {
             GrantsCommand::Session(event) => self.session(event, cx),
             GrantsCommand::Peers(PeersFact::Began) => {
                 if self.device.is_some() {
-                    self.tell_peers(PeersCommand::Relays(without_credentials(self.relays.clone())));
+                    self.tell_peers(PeersCommand::Relays(self.relays.clone()));
                 }
                 let configs: Vec<_> =
                     self.gateways.keys().filter_map(|gateway| self.peer_config(*gateway)).collect();

@@ -7,6 +7,7 @@ pub mod control_session;
 mod flow_log;
 pub mod grants;
 mod pins;
+pub mod relay_streams;
 pub mod trust;
 
 pub use admissions::{Admissions, AdmissionsCommand, AdmissionsSettings, AdmissionsView, Lookup};
@@ -17,4 +18,5 @@ pub use control_session::{
 pub use flow_log::{FlowLog, FlowLogCommand, FlowMeter, KeptFlows};
 pub use grants::{Decided, Grants, GrantsCommand, GrantsSettings, GrantsView, ResourceState, ResourceStatus};
 pub use pins::{Pinned, Pins};
+pub use relay_streams::{KeptStreams, RelayStreams};
 pub use trust::{Trust, TrustError};

@@ -79,6 +79,8 @@ fn relay() -> RelayOffer {
         relay: RelayId::fresh(),
         region: "lab".into(),
         addresses: vec!["203.0.113.20:3478".parse().unwrap()],
+        tls: None,
+        draining: false,
         credential: Some(credential),
     }
 }
@@ -725,7 +727,7 @@ fn a_resource_that_is_gone_is_refused_for_a_moment_before_its_routes_go() {
 }
 
 #[test]
-fn relays_are_only_asked_how_they_see_us() {
+fn relays_are_passed_on_with_the_credential_that_a_blocked_device_needs() {
     let client = Client::new(None);
     client.full_state(&[], Vec::new());
 
@@ -735,7 +737,7 @@ fn relays_are_only_asked_how_they_see_us() {
         _ => None,
     });
     assert_eq!(relays.unwrap().len(), 1);
-    assert!(relays.unwrap()[0].credential.is_none());
+    assert!(relays.unwrap()[0].credential.is_some());
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors_runtime::{Actor, Cx, Never, Reply};
-use protocol_control::Secret;
+use protocol_control::{RelayTls, Secret};
 use protocol_identity::{AccountId, RelayId};
 use protocol_stun::RelaySecret;
 use tokio::time::Instant;
@@ -41,6 +41,8 @@ pub struct Introduced {
     pub account: AccountId,
     /// As it is stored.
     pub relay: Relay,
+    /// Where it listens for TLS.
+    pub tls: Option<RelayTls>,
     /// What its credentials are made from.
     pub secret: Secret,
     /// Tells its session from others.
@@ -66,6 +68,8 @@ pub enum Command {
 struct Entry {
     account: AccountId,
     relay: Relay,
+    /// Said at each hello, and not stored: whoever needs it has a relay that is there.
+    tls: Option<RelayTls>,
     secret: Option<RelaySecret>,
     connection: Option<u64>,
     draining: bool,
@@ -112,7 +116,9 @@ impl RelayRegistry {
                 relay: entry.relay.id,
                 region: entry.relay.region.clone().unwrap_or_default(),
                 addresses: entry.relay.addresses.clone(),
+                tls: entry.tls.clone(),
                 secret: entry.secret.clone(),
+                draining: entry.draining,
                 open: entry.connection.is_some() && !entry.draining,
             })
             .collect();
@@ -190,6 +196,7 @@ impl RelayRegistry {
                 registry.book.borrow_mut().entries.entry(relay.id).or_insert(Entry {
                     account,
                     relay,
+                    tls: None,
                     secret: None,
                     connection: None,
                     draining: false,
@@ -230,7 +237,7 @@ impl Actor for RelayRegistry {
     fn told(&mut self, command: Command, cx: &mut Cx<Self>) {
         match command {
             Command::Attach(introduced) => {
-                let Introduced { account, relay, secret, connection } = *introduced;
+                let Introduced { account, relay, tls, secret, connection } = *introduced;
                 let secret = RelaySecret::from_text(secret.expose()).ok();
                 if secret.is_none() {
                     tracing::warn!(relay = %relay.name, "the relay's secret is malformed: nobody can allocate there");
@@ -238,6 +245,7 @@ impl Actor for RelayRegistry {
                 let entry = Entry {
                     account,
                     relay,
+                    tls,
                     secret,
                     connection: Some(connection),
                     draining: false,

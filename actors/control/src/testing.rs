@@ -234,6 +234,7 @@ pub(crate) fn gateway_hello() -> RoleHello {
 pub(crate) fn relay_hello() -> RoleHello {
     RoleHello::Relay {
         addresses: vec!["192.0.2.7:3478".parse().unwrap()],
+        tls: None,
         region: "berlin".into(),
         coordinates: Some((52.5, 13.4)),
         secret: Secret::new("aHVzaC1odXNoLWh1c2gtaHVzaC1odXNoLWh1c2ghISE".into()),

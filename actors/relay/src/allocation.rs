@@ -45,59 +45,56 @@ pub enum Packets {
     FromAllocation(SocketAddr, Run),
 }
 
-/// What of an allocation outlives its actor.
-#[derive(Clone)]
+/// What of an allocation outlives its actor; kept once, for the lane, the actor's factory and the actor.
 pub(crate) struct Parts {
-    pub(crate) way: WayBack,
-    pub(crate) meters: Meters,
     pub(crate) five_tuple: FiveTuple,
-    pub(crate) machine: Rc<RefCell<relay::Allocation>>,
-    pub(crate) relayed: Vec<Relayed>,
+    /// How its client is reached.
+    pub(crate) way: WayBack,
+    /// What its user and its source may still have relayed.
+    pub(crate) meters: Meters,
+    pub(crate) machine: RefCell<relay::Allocation>,
+    /// Its relayed sockets, those that it has given up, too.
+    pub(crate) relayed: Box<[Relayed]>,
 }
 
 /// The actor.
 pub struct Allocation {
     lane: Rc<RelayLane>,
-    way: WayBack,
-    meters: Meters,
-    five_tuple: FiveTuple,
-    machine: Rc<RefCell<relay::Allocation>>,
-    relayed: Vec<Relayed>,
+    parts: Rc<Parts>,
     /// Memory for one Data indication.
     indication: Vec<u8>,
 }
 
 impl Allocation {
-    pub(crate) fn new(lane: Rc<RelayLane>, parts: Parts) -> Self {
-        let Parts { way, meters, five_tuple, machine, relayed } = parts;
-        Self { lane, way, meters, five_tuple, machine, relayed, indication: Vec::new() }
+    pub(crate) fn new(lane: Rc<RelayLane>, parts: Rc<Parts>) -> Self {
+        Self { lane, parts, indication: Vec::new() }
     }
 
     fn serve(&mut self, request: &relay::Request, cx: &mut Cx<Self>) {
         let now = self.lane.since(cx.now());
-        self.machine.borrow_mut().handle_request(request, &self.lane.filter.borrow(), now);
+        self.parts.machine.borrow_mut().handle_request(request, &self.lane.filter.borrow(), now);
         self.pump(cx);
     }
 
     /// Does what the machine wants done.
     fn pump(&mut self, cx: &mut Cx<Self>) {
-        let machine = Rc::clone(&self.machine);
-        while let Some(output) = { machine.borrow_mut().poll_output() } {
+        let parts = Rc::clone(&self.parts);
+        while let Some(output) = { parts.machine.borrow_mut().poll_output() } {
             match output {
                 Output::Respond(bytes) => {
-                    if let Err(reason) = self.way.send(self.five_tuple, 0, &bytes) {
+                    if let Err(reason) = self.parts.way.send(self.parts.five_tuple, 0, &bytes) {
                         cx.count_drop(reason, 1);
                     }
                 }
                 Output::FamilyReleased(family) => {
-                    for relayed in self.relayed.extract_if(.., |r| Family::of(r.public.ip()) == family) {
-                        self.lane.forget_relayed(&relayed);
+                    for relayed in parts.relayed.iter().filter(|r| Family::of(r.public.ip()) == family) {
+                        self.lane.forget_relayed(relayed);
                     }
                 }
                 Output::Ended(_) => cx.stop(),
             }
         }
-        match machine.borrow().poll_timeout() {
+        match parts.machine.borrow().poll_timeout() {
             Some(deadline) => cx.wake_at(self.lane.instant(deadline)),
             None => cx.wake_never(),
         }
@@ -121,10 +118,10 @@ impl Allocation {
         let now = self.lane.since(cx.now());
         socket.errors(|peer, error| {
             self.indication.clear();
-            match self.machine.borrow_mut().icmp_indication(peer, error, now, &mut self.indication) {
+            match self.parts.machine.borrow_mut().icmp_indication(peer, error, now, &mut self.indication) {
                 Ok(()) => {
                     self.lane.counters.reported();
-                    if let Err(reason) = self.way.send(self.five_tuple, 0, &self.indication) {
+                    if let Err(reason) = self.parts.way.send(self.parts.five_tuple, 0, &self.indication) {
                         cx.count_drop(reason, 1);
                     }
                 }
@@ -140,7 +137,7 @@ impl Allocation {
         }
         let count = bytes.len().div_ceil(stride) as u64;
         let now = self.lane.since(cx.now());
-        let payload = self.machine.borrow().payload();
+        let payload = self.parts.machine.borrow().payload();
         if payload != Payload::Any && !bytes.chunks(stride).all(|packet| payload.admits(packet)) {
             return match count {
                 1 => cx.count_drop(DropReason::PayloadRefused.as_str(), 1),
@@ -149,8 +146,8 @@ impl Allocation {
                     .for_each(|packet| self.pass_to_client(peer, packet, packet.len().max(1), ecn, cx)),
             };
         }
-        let how = self.machine.borrow().handle_from_peer(peer, now);
-        if how.is_ok() && !self.meters.admit(count, bytes.len() as u64, now) {
+        let how = self.parts.machine.borrow().handle_from_peer(peer, now);
+        if how.is_ok() && !self.parts.meters.admit(count, bytes.len() as u64, now) {
             return cx.count_drop("over_quota", count);
         }
         match how {
@@ -187,7 +184,7 @@ impl Allocation {
         if gather.is_empty() {
             return;
         }
-        let sent = self.way.send_channel_data(self.five_tuple, ecn, gather);
+        let sent = self.parts.way.send_channel_data(self.parts.five_tuple, ecn, gather);
         let lost = sent.err().unwrap_or((0, ""));
         if lost.0 > 0 {
             cx.count_drop(lost.1, lost.0);
@@ -198,10 +195,10 @@ impl Allocation {
 
     fn by_indication(&mut self, peer: SocketAddr, payload: &[u8], ecn: u8, cx: &Cx<Self>) {
         self.indication.clear();
-        if !self.machine.borrow_mut().data_indication(peer, payload, &mut self.indication) {
+        if !self.parts.machine.borrow_mut().data_indication(peer, payload, &mut self.indication) {
             return cx.count_drop("udp_too_big", 1);
         }
-        match self.way.send(self.five_tuple, ecn, &self.indication) {
+        match self.parts.way.send(self.parts.five_tuple, ecn, &self.indication) {
             Ok(()) => self.lane.counters.relayed(Direction::ToClient, 1, payload.len() as u64),
             Err(reason) => cx.count_drop(reason, 1),
         }
@@ -210,7 +207,7 @@ impl Allocation {
     /// Sends what came from the client on to its peers.
     fn pass_to_peers(&mut self, run: &Run, cx: &mut Cx<Self>) {
         let now = self.lane.since(cx.now());
-        let machine = self.machine.borrow();
+        let machine = self.parts.machine.borrow();
         let filter = self.lane.filter.borrow();
         let mut gather = Gather::new(1);
         let mut going: Option<ToPeer> = None;
@@ -254,12 +251,13 @@ impl Allocation {
 
     fn send_to_peer(&self, to: &ToPeer, gather: &Gather<'_>, ecn: u8, cx: &Cx<Self>) {
         let (count, bytes) = (gather.count(), gather.bytes());
-        if !self.meters.admit(count, bytes, self.lane.since(cx.now())) {
+        if !self.parts.meters.admit(count, bytes, self.lane.since(cx.now())) {
             return cx.count_drop("over_quota", count);
         }
         let lost = match to.route {
             Route::Network => {
-                let Some(relayed) = self.relayed.iter().find(|relayed| relayed.public == to.from) else {
+                let Some(relayed) = self.parts.relayed.iter().find(|relayed| relayed.public == to.from)
+                else {
                     return cx.count_drop(DropReason::WrongFamily.as_str(), count);
                 };
                 let envelope = Envelope { to: to.peer, from: None, ecn };
@@ -310,7 +308,7 @@ impl Actor for Allocation {
     type Packets = Packets;
 
     fn started(&mut self, cx: &mut Cx<Self>) {
-        for relayed in &self.relayed {
+        for relayed in &self.parts.relayed {
             let socket = Rc::clone(&relayed.socket);
             cx.follow(relayed.socket.readable(), move |allocation: &mut Self, (), cx| {
                 allocation.read(&socket, cx)
@@ -344,7 +342,7 @@ impl Actor for Allocation {
 
     fn woken(&mut self, cx: &mut Cx<Self>) {
         let now = self.lane.since(cx.now());
-        self.machine.borrow_mut().handle_timeout(now);
+        self.parts.machine.borrow_mut().handle_timeout(now);
         self.pump(cx);
     }
 

@@ -10,21 +10,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actors_runtime::{Address, PacketSender};
 use ipnet::IpNet;
-use protocol_stun::relay::{
-    self, Authority, Bounds, FiveTuple, Front, Limits, Quota, Rate, Share, Strangers,
-};
+use protocol_stun::relay::{Authority, Bounds, FiveTuple, Front, Limits, Quota, Rate, Share, Strangers};
 use protocol_stun::{Credentials, PeerAddressFilter, RelaySecret};
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::allocation::{Allocation, Packets};
+use crate::allocation::{Allocation, Packets, Parts};
 use crate::counters::RelayCounters;
-use crate::meters::{MeterOffice, Meters};
+use crate::meters::MeterOffice;
 use crate::pool::Pool;
 use crate::ports::{Ports, Relayed};
 use crate::reservations::Reservations;
 use crate::socket::Scratch;
-use crate::way::WayBack;
 
 /// Lines of the log that others can cause come at most so often.
 const GRUMBLE: Duration = Duration::from_secs(10);
@@ -71,14 +68,9 @@ pub struct RelaySettings {
 
 /// An allocation as its lane keeps it: machine and sockets outlive the listener's actors.
 pub(crate) struct Held {
-    pub(crate) key: String,
-    pub(crate) machine: Rc<RefCell<relay::Allocation>>,
-    pub(crate) relayed: Vec<Relayed>,
+    pub(crate) key: Arc<str>,
+    pub(crate) parts: Rc<Parts>,
     pub(crate) share: Option<Share>,
-    /// How its client is reached.
-    pub(crate) way: WayBack,
-    /// What its user and its source may still have relayed.
-    pub(crate) meters: Meters,
     /// Set while its actor lives.
     pub(crate) actor: Option<(Address<Allocation>, PacketSender<Packets>)>,
 }
@@ -94,7 +86,7 @@ pub struct RelayLane {
     pub(crate) limits: Limits,
     pub(crate) held: RefCell<HashMap<FiveTuple, Held>>,
     /// The same by the actor's key.
-    keys: RefCell<HashMap<String, FiveTuple>>,
+    keys: RefCell<HashMap<Arc<str>, FiveTuple>>,
     /// Relayed addresses, as others see them, to the packet mailboxes of their allocations.
     pub(crate) switchboard: RefCell<HashMap<SocketAddr, PacketSender<Packets>>>,
     pub(crate) reservations: RefCell<Reservations>,
@@ -175,12 +167,12 @@ impl RelayLane {
 
     /// Takes an allocation into the table.
     pub(crate) fn hold(&self, five_tuple: FiveTuple, held: Held) {
-        for relayed in &held.relayed {
+        for relayed in &held.parts.relayed {
             self.filter.borrow_mut().opened(relayed.public);
         }
-        held.way.allocated(true);
+        held.parts.way.allocated(true);
         self.counters.began();
-        self.keys.borrow_mut().insert(held.key.clone(), five_tuple);
+        self.keys.borrow_mut().insert(Arc::clone(&held.key), five_tuple);
         self.held.borrow_mut().insert(five_tuple, held);
     }
 
@@ -193,7 +185,7 @@ impl RelayLane {
     ) {
         let mut table = self.held.borrow_mut();
         let Some(held) = table.get_mut(&five_tuple) else { return };
-        for relayed in &held.relayed {
+        for relayed in &held.parts.relayed {
             self.switchboard.borrow_mut().insert(relayed.public, packets.clone());
         }
         held.actor = Some((address, packets));
@@ -210,10 +202,10 @@ impl RelayLane {
     pub(crate) fn let_go(&self, five_tuple: FiveTuple) {
         let Some(mut held) = self.held.borrow_mut().remove(&five_tuple) else { return };
         self.keys.borrow_mut().remove(&held.key);
-        for relayed in &held.relayed {
+        for relayed in &held.parts.relayed {
             self.forget_relayed(relayed);
         }
-        held.way.allocated(false);
+        held.parts.way.allocated(false);
         if let Some(share) = held.share.take() {
             self.quota.borrow_mut().give_back(share);
         }

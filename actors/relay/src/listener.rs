@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actors_runtime::{Actor, ChildEnded, Cx, How, Never};
@@ -247,15 +248,15 @@ impl Listener {
             seed: rand::rng().random(),
         };
         let machine = relay::Allocation::grant(request, ask.lifetime, granted, lane.since(cx.now()));
-        let held = Held {
-            key: key(five_tuple),
-            machine: Rc::new(RefCell::new(machine)),
-            relayed,
-            share: Some(share),
+        let parts = Parts {
+            five_tuple,
             way: way.clone(),
             meters: lane.meters.meters(&request.user().node, five_tuple.client.ip(), lane.since(cx.now())),
-            actor: None,
+            machine: RefCell::new(machine),
+            relayed: relayed.into(),
         };
+        let held =
+            Held { key: key(five_tuple).into(), parts: Rc::new(parts), share: Some(share), actor: None };
         lane.hold(five_tuple, held);
         tracing::debug!(client = %five_tuple.client, node = %request.user().node, "allocation granted");
         self.start(five_tuple, cx).inspect_err(|_| lane.let_go(five_tuple))
@@ -316,15 +317,15 @@ impl Listener {
     /// Starts the actor of a held allocation.
     fn start(&self, five_tuple: FiveTuple, cx: &mut Cx<Self>) -> Result<(), u16> {
         let lane = Rc::clone(&self.lane);
-        let Some((key, parts)) = lane.held.borrow().get(&five_tuple).map(|held| {
-            let (way, meters) = (held.way.clone(), held.meters.clone());
-            let (machine, relayed) = (Rc::clone(&held.machine), held.relayed.clone());
-            (held.key.clone(), Parts { way, meters, five_tuple, machine, relayed })
-        }) else {
+        let held = lane.held.borrow();
+        let Some((key, parts)) =
+            held.get(&five_tuple).map(|held| (Arc::clone(&held.key), Rc::clone(&held.parts)))
+        else {
             return Err(code::INSUFFICIENT_CAPACITY);
         };
+        drop(held);
         let shared = Rc::clone(&lane);
-        let factory = move || Allocation::new(Rc::clone(&shared), parts.clone());
+        let factory = move || Allocation::new(Rc::clone(&shared), Rc::clone(&parts));
         match cx.start_child::<Allocation>(key, factory) {
             Ok(child) => {
                 if let Some(packets) = child.packets {

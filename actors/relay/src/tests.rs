@@ -403,10 +403,10 @@ fn an_allocation_that_fails_costs_only_its_client() {
     {
         // The machine is in use elsewhere: its actor panics at the next packet.
         let table = world.lane.held.borrow();
-        let held = table.values().find(|held| held.relayed[0].public == failing.relayed()).unwrap();
-        let machine = Rc::clone(&held.machine);
+        let held = table.values().find(|held| held.parts.relayed[0].public == failing.relayed()).unwrap();
+        let parts = Rc::clone(&held.parts);
         drop(table);
-        let _in_use = machine.borrow_mut();
+        let _in_use = parts.machine.borrow_mut();
         failing.send(peer, b"x");
         world.until("the end of it", || world.counters.allocations() == 1);
     }

@@ -37,7 +37,10 @@ pub struct Cx<A: Actor> {
     pub(crate) lane: Rc<Lane>,
     pub(crate) family: Rc<Family>,
     pub(crate) deadline: Option<Instant>,
-    pub(crate) tasks: FuturesUnordered<LocalBoxFuture<'static, Finished<A>>>,
+    /// Most actors never have one, and an empty set is 300 bytes of each.
+    pub(crate) tasks: Option<FuturesUnordered<LocalBoxFuture<'static, Finished<A>>>>,
+    /// What its children say of their parent.
+    name: Option<Arc<str>>,
     pub(crate) follows: Vec<Box<dyn Follow<A>>>,
     /// A future or stream was added since the last turn: nothing polls it yet.
     pub(crate) fresh: bool,
@@ -91,7 +94,8 @@ impl<A: Actor> Cx<A> {
             lane,
             family: Rc::new(Family::new(parent)),
             deadline: None,
-            tasks: FuturesUnordered::new(),
+            tasks: None,
+            name: None,
             follows: Vec::new(),
             fresh: false,
             fate: None,
@@ -172,7 +176,7 @@ impl<A: Actor> Cx<A> {
                     }
                 },
             );
-        self.tasks.push(task.boxed_local());
+        self.tasks.get_or_insert_default().push(task.boxed_local());
         self.fresh = true;
         TaskHandle(handle)
     }
@@ -191,10 +195,10 @@ impl<A: Actor> Cx<A> {
     /// in an `Rc` that the factory keeps.
     pub fn start_child<B: Actor>(
         &mut self,
-        key: impl Into<String>,
+        key: impl Into<Arc<str>>,
         factory: impl FnMut() -> B + 'static,
     ) -> Result<Child<B>, StartError> {
-        let key: Arc<str> = Arc::from(key.into());
+        let key: Arc<str> = key.into();
         let process = &self.lane.process;
         let rule = process.table.rule(B::KIND)?;
         let misplaced = |why| Err(StartError::Misplaced { kind: B::KIND, why });
@@ -214,8 +218,12 @@ impl<A: Actor> Cx<A> {
         let ring = if rule.ring == 0 { None } else { Some(self.lane.ring::<B>(&key)?) };
         let packets = ring.as_ref().map(|ring| ring.sender());
         let id = process.registry.next_id();
-        let parent_name =
-            if self.key().is_empty() { A::KIND.to_string() } else { format!("{} {}", A::KIND, self.key()) };
+        let key_of_parent = self.me.key();
+        let parent_name = self.name.get_or_insert_with(|| match key_of_parent {
+            "" => A::KIND.into(),
+            key => format!("{} {key}", A::KIND).into(),
+        });
+        let parent_name = Arc::clone(parent_name);
         self.family.add(id, Arc::clone(&mailbox) as Arc<dyn Controlled>);
         Launch {
             id,
@@ -295,7 +303,7 @@ impl<A: Actor> Cx<A> {
     pub(crate) fn forget(&mut self) {
         self.deadline = None;
         self.follows = Vec::new();
-        self.tasks = FuturesUnordered::new();
+        self.tasks = None;
         self.fresh = false;
         self.fate = None;
     }

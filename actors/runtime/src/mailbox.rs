@@ -35,7 +35,7 @@ pub(crate) struct Mailbox<C> {
 pub(crate) struct Life {
     pub kind: &'static str,
     pub key: Arc<str>,
-    parent: OnceLock<String>,
+    parent: OnceLock<Arc<str>>,
     thread: OnceLock<Arc<str>>,
     bell: OnceLock<Recipient<Doorbell>>,
     /// Set while a doorbell is on its way: whoever sets it sends one.
@@ -67,7 +67,7 @@ pub(crate) trait Controlled: Any + Send + Sync {
         ActorRow {
             kind: life.kind.to_string(),
             key: life.key.to_string(),
-            parent: life.parent.get().cloned().unwrap_or_default(),
+            parent: life.parent.get().map(|parent| parent.to_string()).unwrap_or_default(),
             thread: life.thread.get().map(|thread| thread.to_string()).unwrap_or_default(),
             depth: self.depth() as u64,
             capacity: self.capacity() as u64,
@@ -206,7 +206,7 @@ impl Life {
     }
 
     /// Connects the bell, and rings it for what came before.
-    pub(crate) fn connect(&self, parent: String, thread: Arc<str>, bell: Recipient<Doorbell>) {
+    pub(crate) fn connect(&self, parent: Arc<str>, thread: Arc<str>, bell: Recipient<Doorbell>) {
         let _ = self.parent.set(parent);
         let _ = self.thread.set(thread);
         let _ = self.bell.set(bell);

@@ -43,7 +43,7 @@ pub(crate) struct Launch<A: Actor> {
     pub mailbox: Arc<Mailbox<A::Command>>,
     pub ring: Option<Rc<Ring<A::Packets>>>,
     pub parent: Parent,
-    pub parent_name: String,
+    pub parent_name: Arc<str>,
     pub factory: Box<dyn FnMut() -> A>,
     pub restart: Restart,
     pub intensity: Intensity,
@@ -367,7 +367,8 @@ impl<A: Actor> Shell<A> {
 
     fn take_finishes(&mut self, ctx: &mut Context<Self>, task: &mut Task<'_>) -> bool {
         for _ in 0..FINISHES_A_TURN {
-            let alive = match self.cx.tasks.poll_next_unpin(task) {
+            let Some(tasks) = &mut self.cx.tasks else { return true };
+            let alive = match tasks.poll_next_unpin(task) {
                 Poll::Pending | Poll::Ready(None) => return true,
                 Poll::Ready(Some(None)) => true,
                 Poll::Ready(Some(Some(Ok(finish)))) => self.guard(ctx, finish),

@@ -335,7 +335,7 @@ impl<C> Boot<'_, C> {
                     mailbox,
                     ring,
                     parent: Parent::Process,
-                    parent_name: ROOT.to_string(),
+                    parent_name: ROOT.into(),
                     factory: Box::new(make()?),
                     restart,
                     intensity,

@@ -79,7 +79,7 @@ impl Universe {
             mailbox: Arc::clone(&mailbox),
             ring,
             parent: Parent::Process,
-            parent_name: ROOT.to_string(),
+            parent_name: ROOT.into(),
             factory: Box::new(factory),
             restart: rule.restart,
             intensity: rule.intensity,

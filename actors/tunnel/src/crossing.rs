@@ -36,6 +36,8 @@ pub(crate) enum Cargo {
     Send { path: Path, segment: usize, ecn: Ecn },
     /// No bytes: this peer wants a channel at this relay.
     Bind { slot: RelaySlot, remote: SocketAddr },
+    /// No bytes: a peer hears nothing any more.
+    Doubt,
 }
 
 /// Packets on their way to another lane.

@@ -26,6 +26,7 @@ use crate::generations::Generations;
 use crate::peer::{Inbound, Peer, PeerCommand, PeerKept, PeerPackets};
 use crate::relay_link::{LinkCommand, LinkMachine, RelayLink};
 use crate::router::{Route, Router};
+use crate::stream::{AwayLink, Transport};
 
 /// Longest packet or datagram that a lane handles one at a time, bytes.
 const BUFFER: usize = 2048;
@@ -90,7 +91,7 @@ pub struct TunnelLane {
     /// Crates that are being filled, by lane.
     pub(crate) filling: RefCell<Vec<Option<Box<Crate>>>>,
     /// Relays whose allocations another lane holds.
-    pub(crate) away: RefCell<Vec<(RelaySlot, SocketAddr)>>,
+    pub(crate) away: RefCell<Vec<AwayLink>>,
     /// The peers of other lanes, by slot.
     pub(crate) neighbours: RefCell<BTreeMap<u16, Neighbour>>,
 }
@@ -317,6 +318,22 @@ impl TunnelLane {
         let Some(allocation) = &link.machine.allocation else { return Err(NotWrapped::NotAllocated) };
         let mut allocation = allocation.borrow_mut();
         let relay = link.machine.config.address;
+        if let Some(stream) = &link.machine.stream {
+            let written = match allocation.channel(remote) {
+                Some(channel) => stream.write_channel_data(channel, bytes, segment),
+                None => {
+                    let mut framed = Vec::new();
+                    for datagram in bytes.chunks(segment) {
+                        allocation.wrap(remote, datagram, &mut framed)?;
+                    }
+                    stream.write(framed)
+                }
+            };
+            if !written {
+                self.count("relay_stream_full", bytes.len().div_ceil(segment) as u64);
+            }
+            return Ok(());
+        }
         if let Some(channel) = allocation.channel(remote) {
             let _ = self.sockets.send_channel_data(relay, channel, bytes, segment, ecn);
             return Ok(());
@@ -343,6 +360,25 @@ impl TunnelLane {
                 let _ = link.address.tell(LinkCommand::Drain);
             }
         });
+    }
+
+    /// A peer hears nothing any more: perhaps UDP is blocked, and the relays are the first to know.
+    pub(crate) fn doubt(&self) {
+        if self.index != RELAY_LANE {
+            self.hand_over(RELAY_LANE, Cargo::Doubt, &[], 0);
+            return self.dispatch();
+        }
+        self.each_link(|_, link| {
+            let _ = link.address.tell(LinkCommand::Doubt);
+        });
+    }
+
+    /// How a path leaves this host.
+    pub(crate) fn transport(&self, via: Via) -> Transport {
+        let Via::Relay(slot) = via else { return Transport::Udp };
+        let away = self.away.borrow().iter().find(|away| away.slot == slot).map(|away| away.transport);
+        away.or_else(|| self.with_link(slot, |link| link.machine.config.transport()))
+            .unwrap_or(Transport::Udp)
     }
 
     /// Starts handing datagrams of whatever path to the peers that they are for.
@@ -570,7 +606,7 @@ impl TunnelLane {
         let links = self.links.borrow();
         let slot = links
             .iter()
-            .position(|link| link.as_ref().is_some_and(|link| link.machine.config.address == address))?;
+            .position(|link| link.as_ref().is_some_and(|link| link.machine.config.is_from(address)))?;
         u8::try_from(slot).ok().map(RelaySlot)
     }
 

@@ -14,6 +14,7 @@ use protocol_tunnel::RELAY_LANE;
 use crate::crossing::{Cargo, Crate, Crossings};
 use crate::lane::{Neighbour, TunnelLane};
 use crate::peer::{Inbound, PeerPackets};
+use crate::stream::{AwayLink, Transport};
 
 impl TunnelLane {
     pub(crate) fn crossings(&self) -> &Arc<Crossings> {
@@ -82,6 +83,7 @@ impl TunnelLane {
                 }
                 Cargo::Send { path, segment, ecn } => self.send_marked(path, bytes, segment, ecn),
                 Cargo::Bind { slot, remote } => self.bind(slot, remote, now),
+                Cargo::Doubt => self.doubt(),
             }
         }
         inward.flush();
@@ -135,21 +137,21 @@ impl TunnelLane {
 
     /// Whether another lane holds our allocation at this relay.
     pub(crate) fn is_away(&self, slot: RelaySlot) -> bool {
-        self.away.borrow().iter().any(|(away, _)| *away == slot)
+        self.away.borrow().iter().any(|away| away.slot == slot)
     }
 
     pub(crate) fn is_from_away(&self, relay: SocketAddr) -> bool {
-        self.away.borrow().iter().any(|(_, address)| *address == relay)
+        self.away.borrow().iter().any(|away| away.address == relay && away.transport == Transport::Udp)
     }
 
     /// The relays whose allocations another lane holds: all of them, anew.
-    pub(crate) fn set_away(&self, away: Vec<(RelaySlot, SocketAddr)>) {
+    pub(crate) fn set_away(&self, away: Vec<AwayLink>) {
         self.away.replace(away);
     }
 
     /// The relays through which peers of this lane can be reached.
     pub(crate) fn relay_slots(&self) -> Vec<RelaySlot> {
-        let mut slots: Vec<_> = self.away.borrow().iter().map(|(slot, _)| *slot).collect();
+        let mut slots: Vec<_> = self.away.borrow().iter().map(|away| away.slot).collect();
         self.each_link(|slot, link| {
             if link.machine.is_allocated() {
                 slots.push(slot);

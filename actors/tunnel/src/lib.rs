@@ -12,6 +12,7 @@ mod relay_link;
 mod router;
 mod sender;
 mod side;
+mod stream;
 
 pub use crossing::{Crossings, LaneReport};
 pub use host::host_addresses;
@@ -21,7 +22,8 @@ pub use peer::{
     PeerPackets,
 };
 pub use peer_table::{PeerTable, TableCommand, TableFact};
-pub use peers::{LinkView, Peers, PeersCommand, PeersFact, PeersView};
+pub use peers::{LinkView, Peers, PeersCommand, PeersFact, PeersView, Udp};
 pub use relay_link::{LinkChange, LinkCommand, LinkConfig, LinkFact, RelayLink};
 pub use router::{Router, RouterChange};
 pub use side::GatewayApply;
+pub use stream::{AwayLink, FromStream, StreamCommand, StreamId, StreamWanted, Transport};

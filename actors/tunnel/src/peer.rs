@@ -28,6 +28,7 @@ use protocol_tunnel::{
 use crate::lane::{TunnelLane, lasting_time};
 use crate::sender::Sender;
 use crate::side::{Side, SideOutput, Verdict};
+use crate::stream::Transport;
 
 /// How often a peer reports its path when nothing changes; `status` shows round trips no older than this.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -177,6 +178,8 @@ pub struct PathSummary {
     pub proven: bool,
     /// The longest packet that goes through the tunnel on it, bytes.
     pub mtu: u16,
+    /// How it leaves this host.
+    pub transport: Transport,
 }
 
 /// What outlives a peer's incarnations, in the lane's table.
@@ -639,6 +642,7 @@ impl Peer {
                     self.report_path(now);
                 }
                 PathOutput::Proven { .. } => self.report_path(now),
+                PathOutput::Doubted { .. } => self.lane.doubt(),
                 PathOutput::Lost { path } => {
                     tracing::debug!(slot = self.kept.config.slot, ?path, "path lost");
                     if self.agent.report(now).is_none_or(|report| report.rtt.is_none()) {
@@ -659,6 +663,7 @@ impl Peer {
                 remote: report.path.remote,
                 proven: report.rtt.is_some(),
                 mtu: inner(report.mtu),
+                transport: self.lane.transport(report.path.via),
             };
             self.kept.path.set(Some(summary.kind));
             let essence = (summary.kind, summary.remote, summary.proven, summary.mtu);

@@ -16,7 +16,7 @@ use actors_runtime::{Actor, Cx, Outlet};
 use protocol_control::{Candidate, GrantVersion};
 use protocol_identity::WireguardKey;
 use protocol_packet::Batch;
-use protocol_traversal::{Hygiene, RelaySlot};
+use protocol_traversal::Hygiene;
 use protocol_tunnel::{Admission, COOKIE_SIZE, Limiter, RELAY_LANE, peek_initiation};
 
 use crate::lane::{LinkPlace, Neighbour, PeerPlace, TunnelLane};
@@ -25,6 +25,7 @@ use crate::relay_link::{LinkCommand, LinkConfig, LinkFact, LinkMachine, RelayLin
 use crate::router::RouterChange;
 use crate::sender::Sender;
 use crate::side::GatewayApply;
+use crate::stream::{AwayLink, StreamCommand};
 
 /// The limiter counts handshakes by the second.
 const LIMITER_TICK: Duration = Duration::from_secs(1);
@@ -78,7 +79,7 @@ pub enum TableCommand {
     /// Which relays this node uses: all of them, anew.
     Links(Vec<LinkConfig>),
     /// Which relays forward to us by an allocation that another lane holds: all of them, anew.
-    Away(Vec<(RelaySlot, SocketAddr)>),
+    Away(Vec<AwayLink>),
     /// Lets addresses send to us through every relay.
     Permit(Vec<IpAddr>),
     /// Only these addresses are still to send to us through relays.
@@ -116,6 +117,7 @@ pub struct PeerTable {
     limiter: Limiter,
     sender: Rc<RefCell<Sender>>,
     facts: Outlet<TableFact>,
+    streams: Option<Outlet<StreamCommand>>,
 }
 
 impl PeerTable {
@@ -128,7 +130,13 @@ impl PeerTable {
         limiter: Limiter,
         facts: Outlet<TableFact>,
     ) -> Self {
-        Self { lane, private, limiter, sender: Rc::new(RefCell::new(Sender::new())), facts }
+        Self { lane, private, limiter, sender: Rc::new(RefCell::new(Sender::new())), facts, streams: None }
+    }
+
+    /// Relays that UDP does not reach are reached over connections that `streams` opens.
+    #[must_use]
+    pub fn with_streams(self, streams: Outlet<StreamCommand>) -> Self {
+        Self { streams: Some(streams), ..self }
     }
 
     fn announce(&self) {
@@ -207,7 +215,10 @@ impl PeerTable {
         let mut gone = Vec::new();
         self.lane.each_link(|slot, place| {
             let held = &place.machine.config;
-            if !wanted.iter().any(|w| w.slot == slot && w.relay == held.relay && w.address == held.address) {
+            let is_same = |w: &LinkConfig| {
+                w.slot == slot && w.relay == held.relay && w.address == held.address && w.tls == held.tls
+            };
+            if !wanted.iter().any(is_same) {
                 gone.push(slot);
             }
         });
@@ -239,9 +250,9 @@ impl PeerTable {
             .unwrap_or_else(|| LinkMachine::new(config));
         let facts = self.facts.clone();
         let facts = Outlet::to(move |fact: LinkFact| facts.tell(TableFact::Link(fact)));
-        let (lane, for_child) = (self.lane.clone(), machine.clone());
+        let (lane, for_child, streams) = (self.lane.clone(), machine.clone(), self.streams.clone());
         let child = cx.start_child::<RelayLink>(slot.0.to_string(), move || {
-            RelayLink::new(lane.clone(), for_child.clone(), facts.clone())
+            RelayLink::new(lane.clone(), for_child.clone(), facts.clone(), streams.clone())
         });
         match child {
             Ok(child) => {

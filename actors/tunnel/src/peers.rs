@@ -17,7 +17,7 @@ use std::time::Duration;
 use actors_runtime::{Actor, Address, Cx, Never, Outlet, Reply};
 use protocol_control::{Candidate, CandidateKind, GrantVersion, MAX_CANDIDATES, RelayOffer};
 use protocol_identity::RelayId;
-use protocol_traversal::Hygiene;
+use protocol_traversal::{Hygiene, RelaySlot};
 use protocol_tunnel::{RELAY_LANE, lane_of};
 
 use crate::host::host_addresses;
@@ -27,6 +27,7 @@ use crate::peer_table::{PeerTable, TableCommand, TableFact};
 use crate::relay_link::{LinkChange, LinkFact};
 use crate::router::RouterChange;
 use crate::side::GatewayApply;
+use crate::stream::Transport;
 use late::Late;
 use links::Link;
 
@@ -35,6 +36,12 @@ use links::Link;
 const PERMIT_WITHIN: Duration = Duration::from_millis(800);
 /// How often it is looked whom relays still have to let through to us. Permissions last five minutes.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// How long a link to a relay that is about to end goes on: a round trip through control, and one for the new path. Relays
+/// wait 2 s at least.
+const LEAVE_AFTER: Duration = Duration::from_millis(1_500);
+/// How long UDP has to work again before the connection to a relay is given up: paths need a second to be proven anew, and
+/// a network that changes its mind is not followed at each change.
+const STREAM_KEPT: Duration = Duration::from_secs(5);
 
 /// What the peers of a process can be told.
 pub enum PeersCommand {
@@ -116,6 +123,31 @@ pub struct PeersView {
     pub links: Vec<LinkView>,
     /// Where this node may be reached.
     pub candidates: Vec<Candidate>,
+    /// Whether UDP passes.
+    pub udp: Udp,
+}
+
+/// Whether UDP passes, as far as relays show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Udp {
+    /// No relay has answered yet, over UDP or otherwise.
+    #[default]
+    Unknown,
+    /// A relay answers.
+    Open,
+    /// Relays answer over TLS only.
+    Blocked,
+}
+
+impl Udp {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Open => "open",
+            Self::Blocked => "blocked",
+        }
+    }
 }
 
 /// One relay, for people.
@@ -125,6 +157,8 @@ pub struct LinkView {
     pub relay: RelayId,
     /// Its socket.
     pub address: SocketAddr,
+    /// How it is reached.
+    pub transport: Transport,
     /// Whether it forwards to us.
     pub allocated: bool,
     /// The measured round trip.
@@ -152,6 +186,8 @@ pub struct Peers {
     tables: Vec<Address<PeerTable>>,
     facts: Outlet<PeersFact>,
     tun: String,
+    /// Whether allocations are held before anybody needs them.
+    is_warm: bool,
     peers: BTreeMap<u16, Entry>,
     /// What control offers; until it is known, the lanes keep the relays that they have.
     offers: Option<Vec<RelayOffer>>,
@@ -172,6 +208,7 @@ impl Peers {
             tables,
             facts,
             tun,
+            is_warm: true,
             peers: BTreeMap::new(),
             offers: None,
             links: BTreeMap::new(),
@@ -180,6 +217,13 @@ impl Peers {
             waiting: Vec::new(),
             next_waiting: 0,
         }
+    }
+
+    /// For a device. One with UDP sends plainly to a gateway's relayed address: it asks relays how they see it, and allocates
+    /// only over TLS.
+    #[must_use]
+    pub fn of_a_device(self) -> Self {
+        Self { is_warm: false, ..self }
     }
 
     /// The lane's table lacks everything: it is told all of it.
@@ -216,10 +260,21 @@ impl Peers {
             return;
         };
         let was_held = !link.relayed.is_empty();
+        let is_udp = link.config.transport() == Transport::Udp;
         match fact.what {
-            LinkChange::Allocated { relayed } => link.relayed = relayed,
+            LinkChange::Silent | LinkChange::Answers if !is_udp => return,
+            LinkChange::Silent => return self.fell_silent(fact.slot, cx),
+            LinkChange::Answers => return self.answers(fact.slot, cx),
+            LinkChange::Allocated { relayed } => {
+                link.relayed = relayed;
+                link.is_silent.get_or_insert(false);
+            }
             LinkChange::Mapped { address, round_trip } => {
-                link.mapped = Some(address);
+                // What a relay sees of a connection is no address for datagrams.
+                if is_udp {
+                    link.mapped = Some(address);
+                    link.is_silent.get_or_insert(false);
+                }
                 if !round_trip.is_zero() {
                     link.round_trip = Some(round_trip);
                     let relay = link.config.relay;
@@ -236,7 +291,10 @@ impl Peers {
                 return;
             }
             LinkChange::Lost(reason) => {
-                tracing::warn!(slot = fact.slot.0, reason, "a relay is lost for now");
+                // A relay that stays silent over UDP has been reported as such.
+                if !(is_udp && link.is_silent == Some(true)) {
+                    tracing::warn!(slot = fact.slot.0, reason, "a relay is lost for now");
+                }
                 link.relayed.clear();
                 link.permitted.clear();
             }
@@ -247,6 +305,62 @@ impl Peers {
             }
         }
         self.candidates_changed();
+    }
+
+    fn offered(&mut self, offers: Vec<RelayOffer>, cx: &mut Cx<Self>) {
+        self.offers = Some(offers);
+        let left: Vec<u8> = self.leaving().collect();
+        self.choose_links();
+        self.tell_links(cx);
+        self.candidates_changed();
+        self.settle_waiting();
+        let new: Vec<u8> = self.leaving().filter(|slot| !left.contains(slot)).collect();
+        if new.is_empty() {
+            return;
+        }
+        tracing::info!(links = new.len(), "a relay is about to end: its links are left");
+        let sleep = cx.sleep(LEAVE_AFTER);
+        cx.spawn(sleep, move |me, (), cx| {
+            me.links.retain(|slot, link| !(link.is_leaving && new.contains(slot)));
+            me.tell_links(cx);
+        });
+    }
+
+    fn leaving(&self) -> impl Iterator<Item = u8> {
+        self.links.iter().filter(|(_, link)| link.is_leaving).map(|(slot, _)| *slot)
+    }
+
+    /// UDP does not reach this relay: a connection is opened to it.
+    fn fell_silent(&mut self, slot: RelaySlot, cx: &mut Cx<Self>) {
+        let Some(link) = self.links.get_mut(&slot.0) else { return };
+        link.is_silent = Some(true);
+        if !std::mem::replace(&mut link.wants_stream, true) {
+            tracing::info!(slot = slot.0, "a relay does not answer over UDP: TLS is tried");
+            self.choose_links();
+            self.tell_links(cx);
+        }
+    }
+
+    /// UDP reaches this relay again: paths are tried anew, and when they have had their time, the connection goes.
+    fn answers(&mut self, slot: RelaySlot, cx: &mut Cx<Self>) {
+        let Some(link) = self.links.get_mut(&slot.0) else { return };
+        link.is_silent = Some(false);
+        link.answers += 1;
+        let (relay, count) = (link.config.relay, link.answers);
+        tracing::info!(slot = slot.0, "a relay answers over UDP again");
+        self.tell_all(|| TableCommand::NetworkChanged, cx);
+        let sleep = cx.sleep(STREAM_KEPT);
+        cx.spawn(sleep, move |me, (), cx| {
+            let Some(link) = me.links.get_mut(&slot.0) else { return };
+            // It may have fallen silent meanwhile, or again.
+            if link.config.relay != relay || link.answers != count || link.is_silent != Some(false) {
+                return;
+            }
+            link.wants_stream = false;
+            me.choose_links();
+            me.tell_links(cx);
+            me.candidates_changed();
+        });
     }
 
     fn permit(&mut self, addresses: Vec<IpAddr>, done: Reply<()>, cx: &mut Cx<Self>) {
@@ -281,8 +395,10 @@ impl Peers {
 
     /// Answers those whose addresses every allocated relay has confirmed.
     fn settle_waiting(&mut self) {
-        let links: Vec<&Link> = self.links.values().filter(|link| !link.relayed.is_empty()).collect();
-        if links.is_empty() && !self.links.is_empty() {
+        let staying = || self.links.values().filter(|link| !link.is_leaving);
+        let answers = |link: &&Link| !link.relayed.is_empty() && link.is_silent != Some(true);
+        let links: Vec<&Link> = staying().filter(answers).collect();
+        if links.is_empty() && staying().next().is_some() {
             // The allocations are still being made: what is told without a relay reaches nobody behind a NAT.
             return;
         }
@@ -301,7 +417,7 @@ impl Peers {
                 candidates.push(Candidate { kind, address });
             }
         };
-        for link in self.links.values() {
+        for link in self.links.values().filter(|link| !link.is_leaving) {
             link.relayed.iter().for_each(|address| add(CandidateKind::Relayed, *address));
         }
         let hosts = host_addresses(&self.tun);
@@ -368,12 +484,23 @@ impl Peers {
                 .map(|link| LinkView {
                     relay: link.config.relay,
                     address: link.config.address,
+                    transport: link.config.transport(),
                     allocated: !link.relayed.is_empty(),
                     round_trip: link.round_trip,
                 })
                 .collect(),
             candidates: self.candidates.clone(),
+            udp: self.udp(),
         }
+    }
+
+    fn udp(&self) -> Udp {
+        let of = |transport| self.links.values().filter(move |link| link.config.transport() == transport);
+        if of(Transport::Udp).any(|link| link.is_silent == Some(false)) {
+            return Udp::Open;
+        }
+        let is_reached = of(Transport::Tls).any(|link| !link.relayed.is_empty());
+        if is_reached { Udp::Blocked } else { Udp::Unknown }
     }
 }
 
@@ -444,12 +571,7 @@ impl Actor for Peers {
                     self.tell(lane, TableCommand::Hygiene { slot, hygiene }, cx);
                 }
             }
-            PeersCommand::Relays(offers) => {
-                self.offers = Some(offers);
-                self.choose_links();
-                self.tell_links(cx);
-                self.candidates_changed();
-            }
+            PeersCommand::Relays(offers) => self.offered(offers, cx),
             PeersCommand::Permit { addresses, done } => self.permit(addresses, done, cx),
             PeersCommand::Route(changes) => self.tell(RELAY_LANE, TableCommand::Route(changes), cx),
             PeersCommand::NetworkChanged => {

@@ -4,6 +4,8 @@
 //! - Parent: [`PeerTable`](crate::PeerTable), one child per relay, restarted alone.
 //! - Core: [`AllocationClient`] or [`BindingClient`], kept in the lane's table so that peers wrap data by themselves.
 //! - When it dies: the machine stays in the lane's table and goes on; at worst a retransmission is late.
+//!
+//! A relay has one of them by UDP, and one more over TLS while UDP is blocked: [`Peers`](crate::Peers) decides.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
@@ -14,15 +16,18 @@ use std::time::Duration;
 
 use actors_network::Datagrams;
 use actors_runtime::{Actor, Cx, Outlet};
+use protocol_control::RelayTls;
 use protocol_identity::RelayId;
 use protocol_packet::{Batch, Ecn};
+use protocol_stun::stream::{Frame, frame};
 use protocol_stun::{
-    AllocationClient, AllocationConfig, BindingClient, BindingEvent, BindingOutput, Credentials, Event,
-    Output, Received,
+    AllocationClient, AllocationConfig, BindingClient, BindingEvent, BindingOutput, Credentials, Event, Kind,
+    Output, Received, kind,
 };
 use protocol_traversal::{Path, RelaySlot, Via};
 
 use crate::lane::TunnelLane;
+use crate::stream::{FromStream, StreamCommand, StreamEnd, Transport};
 
 /// How often an idle binding is renewed; NATs are known to forget after 30 s.
 const BINDING_INTERVAL: Duration = Duration::from_secs(15);
@@ -30,6 +35,13 @@ const BINDING_INTERVAL: Duration = Duration::from_secs(15);
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest such wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// A relay that answers nothing for this long is reported as silent. By then a question has gone out three times, 250 and
+/// 500 ms apart, and 450 ms are left for the last answer; with a connection's handshake, access is back within 3 s.
+const SILENT_AFTER: Duration = Duration::from_millis(1_200);
+/// The same over a connection, where lost packets are late answers; then it is opened anew.
+const STREAM_SILENT_AFTER: Duration = Duration::from_secs(3);
+/// Doubts of peers within this time are one.
+const DOUBTS_EVERY: Duration = Duration::from_secs(1);
 
 /// A relay that this node uses.
 #[derive(Debug, Clone)]
@@ -38,10 +50,24 @@ pub struct LinkConfig {
     pub slot: RelaySlot,
     /// The relay.
     pub relay: RelayId,
-    /// Its socket.
+    /// Its socket; over TLS the first of them.
     pub address: SocketAddr,
+    /// Over TLS: all of its sockets, and its certificate.
+    pub tls: Option<RelayTls>,
     /// With them an allocation is made; without, only reflexive addresses are asked for.
     pub credentials: Option<Credentials>,
+}
+
+impl LinkConfig {
+    /// How the relay is reached.
+    pub fn transport(&self) -> Transport {
+        if self.tls.is_some() { Transport::Tls } else { Transport::Udp }
+    }
+
+    /// Whether datagrams from this address are the relay's.
+    pub(crate) fn is_from(&self, address: SocketAddr) -> bool {
+        self.address == address && self.tls.is_none()
+    }
 }
 
 /// What a link can be told.
@@ -56,6 +82,8 @@ pub enum LinkCommand {
     Drain,
     /// The network changed: ask at once whether everything still holds.
     Check,
+    /// A peer hears nothing any more: ask whether the relay still answers, unless that was done a moment ago.
+    Doubt,
     /// Say again what the relay has given.
     Report,
 }
@@ -94,21 +122,30 @@ pub enum LinkChange {
     Refused(IpAddr),
     /// The allocation is gone; a new one is being made.
     Lost(String),
+    /// The relay answers nothing. Said once, until it answers.
+    Silent,
+    /// It answers again.
+    Answers,
 }
 
 /// The machines of one link, shared on the lane.
 pub(crate) struct LinkMachine {
     pub(crate) config: LinkConfig,
     pub(crate) allocation: Option<RefCell<AllocationClient>>,
+    /// Over TLS: the connection.
+    pub(crate) stream: Option<StreamEnd>,
     binding: RefCell<BindingClient>,
 }
 
 impl LinkMachine {
     pub(crate) fn new(config: LinkConfig) -> Rc<Self> {
         let allocation = config.credentials.clone().map(|credentials| {
-            RefCell::new(AllocationClient::new(AllocationConfig::new(credentials), rand::random()))
+            let wanted = AllocationConfig::new(credentials);
+            let wanted = if config.tls.is_some() { wanted.reliable() } else { wanted };
+            RefCell::new(AllocationClient::new(wanted, rand::random()))
         });
         Rc::new(Self {
+            stream: config.tls.clone().map(StreamEnd::new),
             config,
             allocation,
             binding: RefCell::new(BindingClient::new(BINDING_INTERVAL, rand::random())),
@@ -120,6 +157,19 @@ impl LinkMachine {
         let allocation = self.allocation.as_ref();
         allocation.is_some_and(|allocation| allocation.borrow().state() == protocol_stun::State::Allocated)
     }
+
+    /// Since when the relay has not answered although it was asked.
+    fn unanswered_since(&self) -> Option<Duration> {
+        match &self.allocation {
+            Some(allocation) => allocation.borrow().unanswered_since(),
+            None => self.binding.borrow().unanswered_since(),
+        }
+    }
+
+    /// Whether the relay can be asked at all.
+    fn is_reachable(&self) -> bool {
+        self.stream.as_ref().is_none_or(StreamEnd::is_open)
+    }
 }
 
 /// Our end at one relay.
@@ -127,15 +177,37 @@ pub struct RelayLink {
     lane: Rc<TunnelLane>,
     machine: Rc<LinkMachine>,
     facts: Outlet<LinkFact>,
+    /// Who opens connections.
+    streams: Option<Outlet<StreamCommand>>,
     /// What was not wanted when we were last told.
     unwanted: BTreeSet<IpAddr>,
     retry: Option<Duration>,
     wait: Duration,
+    /// Since when the relay counts as silent.
+    silent_since: Option<Duration>,
+    heard_at: Duration,
+    doubted_at: Option<Duration>,
 }
 
 impl RelayLink {
-    pub(crate) fn new(lane: Rc<TunnelLane>, machine: Rc<LinkMachine>, facts: Outlet<LinkFact>) -> Self {
-        Self { lane, machine, facts, unwanted: BTreeSet::new(), retry: None, wait: FIRST_WAIT }
+    pub(crate) fn new(
+        lane: Rc<TunnelLane>,
+        machine: Rc<LinkMachine>,
+        facts: Outlet<LinkFact>,
+        streams: Option<Outlet<StreamCommand>>,
+    ) -> Self {
+        Self {
+            lane,
+            machine,
+            facts,
+            streams,
+            unwanted: BTreeSet::new(),
+            retry: None,
+            wait: FIRST_WAIT,
+            silent_since: None,
+            heard_at: Duration::ZERO,
+            doubted_at: None,
+        }
     }
 
     fn report(&self, what: LinkChange) {
@@ -160,14 +232,59 @@ impl RelayLink {
         if let Some(address) = mapped {
             self.report(LinkChange::Mapped { address, round_trip: round_trip.unwrap_or_default() });
         }
+        if self.silent_since.is_some() {
+            self.report(LinkChange::Silent);
+        }
     }
 
     fn send(&self, bytes: &[u8]) {
-        let _ = self.lane.sockets().send(self.machine.config.address, bytes, 0);
+        match &self.machine.stream {
+            None => {
+                let _ = self.lane.sockets().send(self.machine.config.address, bytes, 0);
+            }
+            Some(stream) => {
+                if !stream.write(bytes.to_vec()) {
+                    self.lane.count("relay_stream_full", 1);
+                }
+            }
+        }
+    }
+
+    /// Says when the relay has fallen silent, and when it answers again. When to look next, if there is something to see.
+    fn watch(&mut self, now: Duration) -> Option<Duration> {
+        let patience = match self.machine.config.transport() {
+            Transport::Udp => SILENT_AFTER,
+            Transport::Tls => STREAM_SILENT_AFTER,
+        };
+        match (self.silent_since, self.machine.unanswered_since()) {
+            (Some(since), _) if self.heard_at > since => {
+                self.silent_since = None;
+                self.report(LinkChange::Answers);
+                None
+            }
+            (None, Some(since)) if now >= since + patience => {
+                match (&self.machine.stream, &self.machine.allocation) {
+                    (Some(stream), Some(allocation)) => {
+                        stream.set_open(false);
+                        allocation.borrow_mut().disconnected();
+                        self.tell_streams(stream.reopen());
+                    }
+                    _ => {
+                        self.silent_since = Some(now);
+                        self.wait = FIRST_WAIT;
+                        self.report(LinkChange::Silent);
+                    }
+                }
+                None
+            }
+            (None, Some(since)) => Some(since + patience),
+            (Some(_), _) | (None, None) => None,
+        }
     }
 
     fn drain(&mut self, cx: &mut Cx<Self>) {
         let now = self.lane.now(cx.now());
+        let watch = self.watch(now);
         let machine = self.machine.clone();
         if let Some(allocation) = &machine.allocation {
             loop {
@@ -196,6 +313,7 @@ impl RelayLink {
             self.machine.allocation.as_ref().and_then(|allocation| allocation.borrow().poll_timeout()),
             self.machine.binding.borrow().poll_timeout(),
             self.retry,
+            watch,
         ];
         match deadlines.into_iter().flatten().min() {
             Some(deadline) => cx.wake_at(self.lane.instant(deadline)),
@@ -219,7 +337,10 @@ impl RelayLink {
                 self.lane.relays_changed();
                 self.report(LinkChange::Lost(format!("{lost:?}")));
                 self.retry = Some(now + self.wait);
-                self.wait = (self.wait * 2).min(LONGEST_WAIT);
+                // Whether UDP passes again is to be known soon.
+                if self.silent_since.is_none() {
+                    self.wait = (self.wait * 2).min(LONGEST_WAIT);
+                }
             }
         }
     }
@@ -232,7 +353,12 @@ impl Actor for RelayLink {
 
     fn started(&mut self, cx: &mut Cx<Self>) {
         let now = self.lane.now(cx.now());
+        if let Some(stream) = &self.machine.stream {
+            cx.follow(stream.arriving(), |me, what, cx| me.arrived(what, cx));
+            self.tell_streams(stream.open());
+        }
         match &self.machine.allocation {
+            Some(_) if !self.machine.is_reachable() => {}
             Some(allocation) => {
                 let mut allocation = allocation.borrow_mut();
                 if allocation.state() == protocol_stun::State::Idle {
@@ -270,8 +396,14 @@ impl Actor for RelayLink {
             (LinkCommand::Credentials(credentials), Some(allocation)) => {
                 allocation.borrow_mut().set_credentials(credentials);
             }
-            (LinkCommand::Check, Some(allocation)) => allocation.borrow_mut().check(now),
-            (LinkCommand::Check, None) => self.machine.binding.borrow_mut().probe(now),
+            (LinkCommand::Check, _) => self.check(now),
+            (LinkCommand::Doubt, _) => {
+                let is_known = self.machine.unanswered_since().is_some();
+                if !is_known && self.doubted_at.is_none_or(|at| now >= at + DOUBTS_EVERY) {
+                    self.doubted_at = Some(now);
+                    self.check(now);
+                }
+            }
             (LinkCommand::Report, _) => self.report_all(),
             (LinkCommand::Permit(_) | LinkCommand::Keep(_) | LinkCommand::Credentials(_), None)
             | (LinkCommand::Drain, _) => {}
@@ -283,6 +415,7 @@ impl Actor for RelayLink {
         let now = self.lane.now(cx.now());
         let slot = self.machine.config.slot;
         let mut control = false;
+        self.heard_at = now;
         let mut inward = self.lane.inward();
         for datagrams in packets.drain() {
             let mut at = 0;
@@ -318,7 +451,7 @@ impl Actor for RelayLink {
             }
         }
         inward.flush();
-        if control {
+        if control || self.silent_since.is_some() {
             self.drain(cx);
         }
     }
@@ -329,7 +462,10 @@ impl Actor for RelayLink {
             let mut allocation = allocation.borrow_mut();
             if self.retry.is_some_and(|at| at <= now) {
                 self.retry = None;
-                allocation.start(now);
+                // Over a connection that is not there, it is asked for when it is.
+                if self.machine.is_reachable() {
+                    allocation.start(now);
+                }
             }
             allocation.handle_timeout(now);
         }
@@ -339,6 +475,10 @@ impl Actor for RelayLink {
 
     fn stopped(&mut self, cx: &mut Cx<Self>) {
         let now = self.lane.now(cx.now());
+        if let Some(stream) = &self.machine.stream {
+            // The allocation ends with its connection.
+            return self.tell_streams(stream.close());
+        }
         if let Some(allocation) = &self.machine.allocation {
             let mut allocation = allocation.borrow_mut();
             allocation.release(now);
@@ -348,6 +488,88 @@ impl Actor for RelayLink {
                 }
             }
         }
+    }
+}
+
+impl RelayLink {
+    fn check(&self, now: Duration) {
+        match &self.machine.allocation {
+            Some(allocation) => allocation.borrow_mut().check(now),
+            None => self.machine.binding.borrow_mut().probe(now),
+        }
+    }
+
+    fn tell_streams(&self, command: StreamCommand) {
+        let told = self.streams.as_ref().map(|streams| streams.tell(command));
+        if !matches!(told, Some(Ok(()))) {
+            self.lane.count("stream_command_lost", 1);
+        }
+    }
+
+    /// The connection came, brought something, or went.
+    fn arrived(&mut self, what: FromStream, cx: &mut Cx<Self>) {
+        let now = self.lane.now(cx.now());
+        let machine = self.machine.clone();
+        let (Some(stream), Some(allocation)) = (&machine.stream, &machine.allocation) else { return };
+        match what {
+            FromStream::Opened => {
+                stream.set_open(true);
+                self.retry = None;
+                let mut allocation = allocation.borrow_mut();
+                // What was asked over the last connection is answered by nobody.
+                allocation.disconnected();
+                allocation.start(now);
+            }
+            FromStream::Closed => {
+                stream.set_open(false);
+                allocation.borrow_mut().disconnected();
+            }
+            FromStream::Messages(bytes) => {
+                self.heard_at = now;
+                self.messages(&bytes, allocation, now, cx);
+            }
+        }
+        self.drain(cx);
+    }
+
+    fn messages(
+        &self,
+        bytes: &[u8],
+        allocation: &RefCell<AllocationClient>,
+        now: Duration,
+        cx: &mut Cx<Self>,
+    ) {
+        let slot = self.machine.config.slot;
+        let mut inward = self.lane.inward();
+        let mut rest = bytes;
+        while let Frame::Whole(length) = frame(rest) {
+            let (message, behind) = rest.split_at(length);
+            rest = behind;
+            let message = without_padding(message);
+            match allocation.borrow_mut().handle_datagram(message, now) {
+                Received::Data { peer, payload } => {
+                    let path = Path { via: Via::Relay(slot), remote: peer };
+                    let whole = message.get(..payload.end).unwrap_or_default();
+                    if !inward.copy(path, whole, whole.len(), payload.start, Ecn::NotEct) {
+                        cx.count_drop("packet_too_long", 1);
+                    }
+                }
+                Received::Handled => {}
+                Received::Dropped(reason) => cx.count_drop(reason.as_str(), 1),
+            }
+        }
+        inward.flush();
+    }
+}
+
+/// ChannelData without what fills it up to four bytes (RFC 8656 §12.5).
+fn without_padding(message: &[u8]) -> &[u8] {
+    match (kind(message), message) {
+        (Kind::ChannelData, [_, _, high, low, ..]) => {
+            let length = usize::from(u16::from_be_bytes([*high, *low])) + protocol_stun::CHANNEL_HEADER_LEN;
+            message.get(..length).unwrap_or(message)
+        }
+        _ => message,
     }
 }
 

@@ -200,6 +200,8 @@ fn one_lane_holds_the_allocations_and_the_others_hear_which_are_held() {
         relay: RelayId::fresh(),
         region: "berlin".into(),
         addresses: vec!["192.0.2.1:3478".parse().unwrap()],
+        tls: None,
+        draining: false,
         credential: Some(credential),
     };
     let reported = |what| {

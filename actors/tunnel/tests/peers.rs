@@ -10,13 +10,14 @@ use std::time::Duration;
 use actors_runtime::{Address, Answer, Full, Inbox, Intensity, LaneKind, Reply, Restart, Row, Universe};
 use actors_tunnel::{
     GatewayApply, LinkChange, LinkConfig, LinkFact, PeerChange, PeerConfig, PeerFact, PeerName, PeerTable,
-    Peers, PeersCommand, PeersFact, PeersView, RouterChange, TableCommand, TableFact, host_addresses,
+    Peers, PeersCommand, PeersFact, PeersView, RouterChange, TableCommand, TableFact, Transport, Udp,
+    host_addresses,
 };
 use protocol_control::{
-    Candidate, CandidateKind, GrantVersion, InnerAddresses, RelayCredential, RelayOffer, Secret,
+    Candidate, CandidateKind, GrantVersion, InnerAddresses, RelayCredential, RelayOffer, RelayTls, Secret,
 };
 use protocol_filter::{GatewayRules, PeerGrants};
-use protocol_identity::{DeviceId, RelayId, ResourceId, Secret32, WireguardKey};
+use protocol_identity::{CertificatePin, DeviceId, RelayId, ResourceId, Secret32, WireguardKey};
 use protocol_traversal::{Hygiene, RelaySlot};
 
 const TUN: &str = "postern-gw0";
@@ -46,6 +47,10 @@ struct World {
 impl World {
     /// Just started; nothing has happened.
     fn with_table_mailbox(mailbox: usize) -> Self {
+        Self::begin(mailbox, |peers| peers)
+    }
+
+    fn begin(mailbox: usize, made: fn(Peers) -> Peers) -> Self {
         let universe = Universe::new::<()>(&[row("Peers", 1024), row("PeerTable", mailbox)]);
         let table = universe.inbox("0");
         let facts = Arc::<Mutex<Vec<PeersFact>>>::default();
@@ -55,7 +60,7 @@ impl World {
             Ok(())
         });
         let address = table.address();
-        let factory = move || Peers::new(vec![address.clone()], outlet.clone(), TUN.into());
+        let factory = move || made(Peers::new(vec![address.clone()], outlet.clone(), TUN.into()));
         let peers = universe.start("", factory).unwrap().address;
         universe.settle();
         Self { universe, peers, table, facts }
@@ -174,6 +179,8 @@ fn relay(region: &str, address: &str) -> RelayOffer {
         relay: RelayId::fresh(),
         region: region.into(),
         addresses: vec![address.parse().unwrap()],
+        tls: None,
+        draining: false,
         credential: Some(credential),
     }
 }
@@ -586,4 +593,122 @@ fn links_have_places_of_their_own() {
     let links = world.offer(&[relay("berlin", "203.0.113.1:3478"), relay("paris", "203.0.113.2:3478")]);
 
     assert_eq!(links.iter().map(|link| link.slot).collect::<Vec<_>>(), [RelaySlot(0), RelaySlot(1)]);
+}
+
+fn with_tls(offer: RelayOffer) -> RelayOffer {
+    let addresses = vec![address("203.0.113.1:5349"), address("203.0.113.1:443")];
+    RelayOffer { tls: Some(RelayTls { addresses, pin: CertificatePin::of(b"certificate") }), ..offer }
+}
+
+fn transports(links: &[LinkConfig]) -> Vec<(Transport, SocketAddr, bool)> {
+    links.iter().map(|link| (link.transport(), link.address, link.credentials.is_some())).collect()
+}
+
+#[test]
+fn a_relay_that_falls_silent_gets_a_connection_until_udp_has_worked_for_a_while() {
+    let world = World::new();
+    let udp = world.offer(&[with_tls(relay("berlin", "203.0.113.1:3478"))]).remove(0);
+    world.allocated(&udp, "203.0.113.1:50000");
+    assert_eq!(world.view().udp, Udp::Open);
+
+    world.link(&udp, LinkChange::Silent);
+    let both = links(&world.table()).unwrap();
+    world.allocated(&both[1], "203.0.113.1:50001");
+
+    let (first, second) = ((Transport::Udp, udp.address, true), address("203.0.113.1:443"));
+    assert_eq!(transports(&both), [first, (Transport::Tls, second, true)]);
+    assert_eq!(world.view().udp, Udp::Blocked);
+    world.link(&udp, LinkChange::Answers);
+    assert!(names(&world.table()).contains(&"network changed"), "paths are tried anew");
+    world.universe.advance(Duration::from_millis(4_900));
+    assert!(links(&world.table()).is_none());
+    world.universe.advance(Duration::from_millis(200));
+    assert_eq!(transports(&links(&world.table()).unwrap()), [first]);
+    assert_eq!(world.view().udp, Udp::Open);
+}
+
+#[test]
+fn a_relay_that_falls_silent_again_keeps_its_connection() {
+    let world = World::new();
+    let udp = world.offer(&[with_tls(relay("berlin", "203.0.113.1:3478"))]).remove(0);
+    world.link(&udp, LinkChange::Silent);
+    world.link(&udp, LinkChange::Answers);
+    world.universe.advance(Duration::from_secs(3));
+    world.link(&udp, LinkChange::Silent);
+    world.table();
+
+    world.universe.advance(Duration::from_secs(10));
+
+    assert!(links(&world.table()).is_none());
+    assert_eq!(world.view().links.len(), 2);
+}
+
+#[test]
+fn a_device_allocates_over_tls_alone_and_its_connection_is_no_address() {
+    let world = World::begin(1024, Peers::of_a_device);
+    world.tell(PeersCommand::Table(empty()));
+    world.table();
+    let udp = world.offer(&[with_tls(relay("berlin", "203.0.113.1:3478"))]).remove(0);
+    assert!(udp.credentials.is_none());
+
+    world.link(&udp, LinkChange::Silent);
+    let both = links(&world.table()).unwrap();
+    let mapped = address("198.51.100.1:40000");
+    world.link(&both[1], LinkChange::Mapped { address: mapped, round_trip: Duration::from_millis(9) });
+    world.allocated(&both[1], "203.0.113.1:50001");
+
+    assert!(both[1].credentials.is_some());
+    let candidates = world.candidates().unwrap();
+    assert!(candidates.iter().any(|c| c.address == address("203.0.113.1:50001")));
+    assert!(!candidates.iter().any(|c| c.address == mapped), "{candidates:?}");
+}
+
+#[test]
+fn without_tls_at_the_relay_a_silent_one_stays_alone() {
+    let world = World::new();
+    let udp = world.offer(&[relay("berlin", "203.0.113.1:3478")]).remove(0);
+
+    world.link(&udp, LinkChange::Silent);
+
+    assert_eq!(links(&world.table()).unwrap().len(), 1);
+    assert_eq!(world.view().udp, Udp::Unknown);
+}
+
+#[test]
+fn a_relay_that_is_about_to_end_is_left_before_it_does() {
+    let world = World::new();
+    let (mut ending, staying) = (relay("berlin", "203.0.113.1:3478"), relay("paris", "203.0.113.2:3478"));
+    let both = world.offer(&[ending.clone(), staying.clone()]);
+    world.allocated(&both[0], "203.0.113.1:50000");
+    world.allocated(&both[1], "203.0.113.2:50000");
+    world.facts();
+
+    ending.draining = true;
+    let kept = world.offer(&[ending.clone(), staying.clone()]);
+
+    assert_eq!(kept.len(), 2, "it goes on until everybody has left");
+    let told = world.candidates().unwrap();
+    assert!(!told.iter().any(|candidate| candidate.address == address("203.0.113.1:50000")));
+    world.universe.advance(Duration::from_millis(1_600));
+    let left = links(&world.table()).unwrap();
+    assert_eq!(left.iter().map(|link| link.relay).collect::<Vec<_>>(), [staying.relay]);
+    ending.draining = false;
+    let back = world.offer(&[ending.clone(), staying]);
+    assert_eq!(back.len(), 2, "it is used again when it is back");
+}
+
+#[test]
+fn a_relay_that_is_back_at_once_gets_a_link_of_its_own() {
+    let world = World::new();
+    let mut offer = relay("berlin", "203.0.113.1:3478");
+    let first = world.offer(&[offer.clone()]).remove(0);
+    world.allocated(&first, "203.0.113.1:50000");
+    offer.draining = true;
+    world.offer(&[offer.clone()]);
+
+    offer.draining = false;
+    let again = world.offer(&[offer]);
+
+    assert_eq!(again.len(), 1);
+    assert!(world.view().links.iter().all(|link| !link.allocated), "what the old one held is gone");
 }

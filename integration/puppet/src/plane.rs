@@ -87,6 +87,8 @@ impl Plane {
             relay: RelayId::fresh(),
             region: "here".into(),
             addresses: vec![address],
+            tls: None,
+            draining: false,
             credential,
         };
         self.relays.borrow_mut().push(offer);
@@ -156,12 +158,12 @@ impl Plane {
                 };
                 (Node::Gateway(gateway), Welcome::Gateway(state))
             }
-            RoleHello::Relay { addresses, region, .. } => {
+            RoleHello::Relay { addresses, tls, region, .. } => {
                 let relay = RelayId(id.0);
                 say(serde_json::json!({ "event": "relay", "addresses": addresses }));
                 let mut relays = self.relays.borrow_mut();
                 relays.retain(|known| known.relay != relay);
-                relays.push(RelayOffer { relay, region, addresses, credential: None });
+                relays.push(RelayOffer { relay, region, addresses, tls, draining: false, credential: None });
                 (Node::Relay, Welcome::Relay(RelayState { relay }))
             }
         }

@@ -27,6 +27,8 @@ pub mod addresses {
     pub const RELAY: &str = "203.0.113.20";
     /// Where `postern-relay` listens, IPv6.
     pub const RELAY6: &str = "2001:db8::20";
+    /// Where a second one listens.
+    pub const RELAY_2: &str = "203.0.113.21";
     /// The office's outside address.
     pub const OFFICE_OUTSIDE: &str = "203.0.113.101";
     /// The home's outside address.

@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use crate::{
     Admin, Client, Ground, Node,
-    addresses::{CONTROL_URL, OFFICE_LAN, OFFICE_LAN6, PAYROLL_LAN, RELAY, RELAY6, SECOND_NAME, WEB_NAME},
+    addresses::{
+        CONTROL_URL, OFFICE_LAN, OFFICE_LAN6, PAYROLL_LAN, RELAY, RELAY_2, RELAY6, SECOND_NAME, WEB_NAME,
+    },
 };
 
 /// How long a program may take to be ready.
@@ -25,6 +27,8 @@ pub struct Plan {
     pub nat: RouterPlan,
     /// Whether the policies that open the office are written.
     pub allowed: bool,
+    /// More arguments for the relay.
+    pub relay_arguments: Vec<String>,
     /// More arguments for the gateway.
     pub gateway_arguments: Vec<String>,
     /// More arguments for the clients.
@@ -40,6 +44,7 @@ impl Default for Plan {
         Self {
             nat: Nat::PortRestricted.into(),
             allowed: true,
+            relay_arguments: Vec::new(),
             gateway_arguments: Vec::new(),
             client_arguments: Vec::new(),
             gateway_control_url: None,
@@ -218,7 +223,8 @@ impl World {
             let launch = launch.args(self.relay_command.iter().skip(1));
             let launch = launch.args(listen.iter().flat_map(|address| ["--listen", address]));
             // The lab lives in addresses that are reserved for documentation; a relay distrusts those.
-            launch.args(["--allow-peer", "203.0.113.0/24", "--allow-peer", "2001:db8::/32"])
+            let launch = launch.args(["--allow-peer", "203.0.113.0/24", "--allow-peer", "2001:db8::/32"]);
+            launch.args(&self.plan.relay_arguments)
         })?;
         node.wait_ready(READY)?;
         // A relay is ready without control; whoever starts next shall be told of it.
@@ -227,6 +233,42 @@ impl World {
         })?;
         self.relay = Some(node);
         Ok(())
+    }
+
+    /// Starts a second relay beside the first, at the address after it, with a token of its own the first time.
+    pub fn start_second_relay(&self) -> Result<Node> {
+        let host = &self.ground.internet;
+        let token = host.dir().join("relay-2.token").display().to_string();
+        if !Path::new(&token).exists() {
+            host.address("wan", &[&format!("{RELAY_2}/24")])?;
+            self.admin()?.say(&format!("relay-token create relay-2 --region lab --out {token}"))?;
+        }
+        let words = self.relay_command.iter().skip(1).map(String::as_str);
+        let first = host.dir().join("relay.token").display().to_string();
+        let words: Vec<&str> = words.map(|word| if word == first { token.as_str() } else { word }).collect();
+        let listen = format!("{RELAY_2}:3478");
+        let (state_dir, run_dir) = (host.dir().join("relay-2-state"), host.dir().join("relay-2-run"));
+        let process = host
+            .launch("postern-relay-2", program("postern-relay")?)
+            .args(words)
+            .args(["--listen", &listen, "--allow-peer", "203.0.113.0/24"])
+            .args(["--metrics-listen", "127.0.0.1:9463", "--log", self.plan.log])
+            .args(&self.plan.relay_arguments)
+            .args(dirs(&state_dir, &run_dir))
+            .start()?;
+        let node = Node {
+            host: host.clone(),
+            process,
+            program: "postern-relay",
+            state_dir,
+            run_dir,
+            metrics_port: 9463,
+        };
+        node.wait_ready(READY)?;
+        wait::until_true("control knows the second relay", READY, || {
+            Ok(node.metric("postern_relay_control_session", "")? > 0.0)
+        })?;
+        Ok(node)
     }
 
     /// Starts the gateway, supervised, with the command that control printed for it.

@@ -109,6 +109,28 @@ fn clients_over_tcp_lose_nothing_by_channel_and_by_indication() {
     }
 }
 
+#[test]
+fn even_ports_with_a_reserved_one_after_each_are_given_to_whom_asks() {
+    let street = street();
+    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
+
+    // Without -c each client wants two ports in a row, for RTP and RTCP: an even one, and the one that is reserved by it.
+    let (code, said) =
+        uclient(&street.host, "-v -y -u alice -w wonderland -n 20 -m 4 -L 203.0.113.30 203.0.113.20");
+
+    assert_eq!(code, 0, "{said}");
+    assert!(nothing_lost(&said), "{said}");
+    let ports = relayed_ports(&said);
+    assert!(ports.iter().any(|port| port % 2 == 0 && ports.contains(&(port + 1))), "{ports:?}");
+}
+
+/// The ports of relayed addresses that coturn's client says it got.
+fn relayed_ports(said: &str) -> Vec<u16> {
+    let addresses =
+        said.lines().filter_map(|line| line.split_once("relay addr: ")?.1.split_whitespace().next());
+    addresses.filter_map(|address| address.rsplit_once(':')?.1.parse().ok()).collect()
+}
+
 /// A certificate and its key in the host's folder.
 fn certificate(street: &Street) -> (String, String) {
     let dir = street.host.dir();

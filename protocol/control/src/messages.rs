@@ -7,7 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use protocol_filter::{GrantVersion, TrafficFilter};
 use protocol_identity::{
-    AccountId, DeviceId, GatewayId, GrantId, IdentityPublic, PolicyId, RelayId, ResourceId, Signature,
+    AccountId, CertificatePin, DeviceId, GatewayId, GrantId, IdentityPublic, PolicyId, RelayId, ResourceId,
+    Signature,
 };
 use serde::{Deserialize, Serialize};
 
@@ -78,8 +79,23 @@ pub struct RelayOffer {
     pub region: String,
     /// Its STUN and TURN sockets over UDP.
     pub addresses: Vec<SocketAddr>,
+    /// The same over TLS, for nodes whose UDP is blocked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RelayTls>,
+    /// It is about to end: whoever uses it goes elsewhere, while it still works.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
     /// For gateways, and for clients that must allocate.
     pub credential: Option<RelayCredential>,
+}
+
+/// Where a relay is reached over TLS, and how it is recognised there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayTls {
+    /// Its sockets, as seen from outside.
+    pub addresses: Vec<SocketAddr>,
+    /// The certificate that it shows.
+    pub pin: CertificatePin,
 }
 
 /// A time-limited TURN credential.
@@ -128,6 +144,9 @@ pub enum RoleHello {
     Relay {
         /// Where it listens, as seen from outside.
         addresses: Vec<SocketAddr>,
+        /// Where it listens for TLS, if it does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tls: Option<RelayTls>,
         /// Its region's name.
         region: String,
         /// Latitude and longitude, degrees.

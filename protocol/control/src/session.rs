@@ -332,6 +332,7 @@ mod tests {
                 program: "0.1.0".into(),
                 role: RoleHello::Relay {
                     addresses: Vec::new(),
+                    tls: None,
                     region: "berlin".into(),
                     coordinates: None,
                     secret: Secret::new("hush".into()),

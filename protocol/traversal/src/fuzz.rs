@@ -82,6 +82,7 @@ fn settle(agent: &mut Agent, now: Duration, wire: &mut Vec<(Path, Vec<u8>)>) {
                 Output::Selected { .. }
                 | Output::Proven { .. }
                 | Output::Lost { .. }
+                | Output::Doubted { .. }
                 | Output::NeedPermission { .. }
                 | Output::Observed { .. } => {}
             }

@@ -8,6 +8,7 @@ use actors_access::control_session::ControlSession;
 use actors_access::{Grants, SessionSettings, SessionState, SessionStatus};
 use actors_network::GrantedOffloads;
 use actors_runtime::{Tree, TreeHandle};
+use actors_tunnel::Peers;
 use protocol_control::{Introduction, RoleHello};
 use protocol_identity::{IdentityKey, WireguardKey};
 use services_chassis::{Chassis, Failure, chain};
@@ -37,7 +38,7 @@ pub struct Client {
 
 /// The table as a tree that is not running.
 pub fn table() -> Tree<Client> {
-    Tree::new(TREE)
+    Tree::new(TREE).control_lanes(2)
 }
 
 /// Runs the daemon until it is stopped.
@@ -143,6 +144,7 @@ fn desk_maker(client: &Client) -> impl FnOnce(&TreeHandle) -> services_chassis::
             outside,
             control: handle.address::<ControlSession>(""),
             grants: handle.address::<Grants>(""),
+            peers: handle.address::<Peers>(""),
             registry: handle.registry().clone(),
             granted,
         });

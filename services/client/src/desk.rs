@@ -11,6 +11,7 @@ use actors_access::{
 };
 use actors_network::{GrantedOffloads, SOCKET_MARK};
 use actors_runtime::{Address, Registry, Reply, time};
+use actors_tunnel::{Peers, PeersCommand, Transport, Udp};
 use jiff::{SignedDuration, Timestamp};
 use protocol_control::{DenyReason, ResourceAddress};
 use protocol_identity::{ResourceId, TokenKind};
@@ -75,6 +76,8 @@ pub struct Desk {
     pub control: Address<ControlSession>,
     /// The grants.
     pub grants: Address<Grants>,
+    /// The relays.
+    pub peers: Address<Peers>,
     /// Drops by reason.
     pub registry: Arc<Registry>,
     /// What the kernel does to many packets at once.
@@ -109,6 +112,15 @@ impl Desk {
         }
     }
 
+    async fn udp(&self) -> Result<Udp, Failure> {
+        let (reply, answer) = Reply::channel();
+        self.peers.tell(PeersCommand::Inspect(reply)).map_err(|_| busy())?;
+        match time::timeout(ACTOR_PATIENCE, answer).await {
+            Ok(Ok(view)) => Ok(view.udp),
+            Ok(Err(_)) | Err(_) => Err(busy()),
+        }
+    }
+
     async fn status(&self) -> Result<Status, Failure> {
         let view = self.view().await?;
         let control = self.control();
@@ -126,8 +138,13 @@ impl Desk {
             .filter(|(_, count)| *count > 0)
             .map(|(reason, count)| (reason.to_owned(), count))
             .collect();
+        let udp = match self.udp().await? {
+            Udp::Unknown => status::Udp::Unknown,
+            Udp::Open => status::Udp::Open,
+            Udp::Blocked => status::Udp::Blocked,
+        };
         let offload = self.granted.get().map(|offloads| offloads.report());
-        Ok(Status { schema: status::SCHEMA, control, device, resources, offload, drops })
+        Ok(Status { schema: status::SCHEMA, control, device, resources, udp, offload, drops })
     }
 
     fn control(&self) -> Control {
@@ -285,6 +302,10 @@ fn describe(resource: &ResourceStatus, control: ControlState, now: Timestamp) ->
         path: resource.path.map(|path| match path.kind {
             PathKind::Direct => status::Path::Direct,
             PathKind::Relayed => status::Path::Relayed,
+        }),
+        transport: resource.path.map(|path| match path.transport {
+            Transport::Udp => status::Transport::Udp,
+            Transport::Tls => status::Transport::Tls,
         }),
         rtt_ms: resource
             .path

@@ -21,6 +21,9 @@ pub struct Status {
     pub device: Option<Device>,
     /// Every resource that this device knows.
     pub resources: Vec<Resource>,
+    /// Whether UDP passes, as far as relays show it.
+    #[serde(default)]
+    pub udp: Udp,
     /// What the kernel does to many packets at once; `null` before the lane has found out.
     #[serde(default)]
     pub offload: Option<OffloadReport>,
@@ -37,6 +40,19 @@ pub struct Control {
     pub url: Option<String>,
     /// Why it is not connected.
     pub reason: Option<String>,
+}
+
+/// Whether UDP passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Udp {
+    /// No relay has answered yet.
+    #[default]
+    Unknown,
+    /// A relay answers.
+    Open,
+    /// Relays answer over TLS only.
+    Blocked,
 }
 
 /// State of the session with control.
@@ -99,6 +115,9 @@ pub struct Resource {
     pub reason: Option<String>,
     /// How its packets travel.
     pub path: Option<Path>,
+    /// How they leave this device.
+    #[serde(default)]
+    pub transport: Option<Transport>,
     /// Round trip to the gateway, milliseconds.
     pub rtt_ms: Option<f64>,
     /// The longest packet that the path takes, inside the tunnel, bytes.
@@ -167,6 +186,16 @@ impl Path {
     }
 }
 
+/// How packets leave this device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// By UDP.
+    Udp,
+    /// To a relay over TLS, because UDP is blocked.
+    Tls,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Colour {
     Green,
@@ -212,6 +241,11 @@ fn or_dash(text: Option<&str>) -> String {
     text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
 }
 
+fn way(resource: &Resource) -> String {
+    let over = if resource.transport == Some(Transport::Tls) { " (tls)" } else { "" };
+    resource.path.map_or_else(|| "-".into(), |path| format!("{}{over}", path.name()))
+}
+
 /// The picture of a status. Text from control is shown without control characters.
 pub fn draw(status: &Status, pen: Pen) -> String {
     let mut text = String::new();
@@ -223,6 +257,10 @@ pub fn draw(status: &Status, pen: Pen) -> String {
     }
     if let Some(device) = &status.device {
         let _ = writeln!(text, "device    {}  {}", tame(&device.name), device.addresses.join("  "));
+    }
+    if status.udp == Udp::Blocked {
+        let blocked = pen.paint("blocked", Colour::Yellow);
+        let _ = writeln!(text, "udp       {blocked}  relays are reached over TLS");
     }
     if let Some(offload) = &status.offload {
         let _ = writeln!(text, "offload   {}", offload.words());
@@ -253,7 +291,7 @@ fn draw_resources(text: &mut String, status: &Status, pen: Pen) {
         lines.push([
             tame(&resource.name),
             resource.state.name().into(),
-            or_dash(resource.path.map(Path::name)),
+            way(resource),
             resource.rtt_ms.map_or("-".into(), |rtt| format!("{rtt:.1} ms")),
             tame(&or_dash(resource.gateway.as_deref())),
             resource.expires_at.as_deref().map_or("-".into(), |end| pen.remaining(end)),
@@ -317,6 +355,7 @@ mod tests {
             state: Access::Granted,
             reason: None,
             path: Some(Path::Direct),
+            transport: Some(Transport::Udp),
             rtt_ms: Some(12.44),
             mtu: Some(1420),
             gateway: Some("office-1".into()),
@@ -329,6 +368,7 @@ mod tests {
             state: Access::Denied,
             reason: Some("no policy names this resource for your groups".into()),
             path: None,
+            transport: None,
             rtt_ms: None,
             mtu: None,
             gateway: None,
@@ -345,6 +385,7 @@ mod tests {
             },
             device: Some(Device { name: "laptop".into(), addresses: vec!["100.64.0.2".into()] }),
             resources: vec![resource, refused],
+            udp: Udp::Open,
             offload: Some(Offloads::wanted(true, true, false).report()),
             drops: BTreeMap::from([("no_grant".into(), 3), ("fragment".into(), 0)]),
         }
@@ -378,6 +419,21 @@ mod tests {
         assert_eq!(json["control"]["state"], "signed-out");
         assert_eq!(json["resources"][0]["path"], "direct");
         assert_eq!(json["resources"][1]["path"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn where_udp_is_blocked_a_person_sees_it_and_what_goes_over_tls() {
+        let mut status = status();
+        status.udp = Udp::Blocked;
+        status.resources[0].path = Some(Path::Relayed);
+        status.resources[0].transport = Some(Transport::Tls);
+
+        let picture = draw(&status, pen());
+
+        assert!(picture.contains("udp       blocked"), "{picture}");
+        assert!(picture.contains("relayed (tls)"), "{picture}");
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!((&json["udp"], &json["resources"][0]["transport"]), (&"blocked".into(), &"tls".into()));
     }
 
     #[test]

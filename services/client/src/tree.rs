@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actors_access::control_session::Command as Session;
-use actors_access::{ControlSession, Grants, GrantsCommand, GrantsSettings, SessionState, SessionStatus};
+use actors_access::{
+    ControlSession, Grants, GrantsCommand, GrantsSettings, KeptStreams, RelayStreams, SessionState,
+    SessionStatus,
+};
 use actors_network::{
     EdgeDrops, GrantedOffloads, HostDns, HostDnsCommand, HostDnsConfig, KeptHostDns, KeptNames, KeptPlan,
     LaneSockets, LaneTun, LinkWatcher, NetworkChanged, Offloads, Routes, RoutesCommand, RoutesConfig,
@@ -83,6 +86,7 @@ pub static TREE: &[Row<Client>] = &[
     root("HostDns", "process", LaneKind::Control, 16, 0, start_host_dns),
     root("Grants", "process", LaneKind::Control, 1024, 0, start_grants),
     root("ControlSession", "process", LaneKind::Control, 256, 0, start_control_session),
+    root("RelayStreams", "process", LaneKind::Control, 16, 0, start_relay_streams),
     root("LinkWatcher", "process", LaneKind::Control, 8, 0, start_link_watcher),
 ];
 
@@ -137,7 +141,7 @@ fn start_peers(boot: &Boot<'_, Client>) -> Result<(), StartError> {
     let facts = boot.address::<Grants>("").outlet(GrantsCommand::Peers);
     let tun = boot.context.config.tun.clone();
     boot.start::<Peers, _>(&boot.lane(LaneKind::Control)?, "", move || {
-        move || Peers::new(tables.clone(), facts.clone(), tun.clone())
+        move || Peers::new(tables.clone(), facts.clone(), tun.clone()).of_a_device()
     })?;
     Ok(())
 }
@@ -146,10 +150,14 @@ fn start_peer_table(boot: &Boot<'_, Client>) -> Result<(), StartError> {
     let parts = LaneParts::of(boot);
     let key = boot.context.wireguard.clone();
     let facts = boot.address::<Peers>("").outlet(PeersCommand::Table);
+    let streams = boot.address::<RelayStreams>("").outlet(|command| command);
     boot.try_start::<PeerTable, _>(&boot.lane(LaneKind::Packet)?, "0", move || {
         let lane = parts.lane()?;
         let limiter = Limiter::new(&key.public(), Limiter::DEFAULT_LIMIT);
-        Ok(move || PeerTable::new(lane.clone(), key.clone(), limiter.clone(), facts.clone()))
+        Ok(move || {
+            PeerTable::new(lane.clone(), key.clone(), limiter.clone(), facts.clone())
+                .with_streams(streams.clone())
+        })
     })?;
     Ok(())
 }
@@ -210,6 +218,18 @@ fn start_host_dns(boot: &Boot<'_, Client>) -> Result<(), StartError> {
     boot.start::<HostDns, _>(&boot.lane(LaneKind::Control)?, "", move || {
         let kept = KeptHostDns::default();
         move || HostDns::new(config.clone(), kept.clone(), upstreams.clone())
+    })?;
+    Ok(())
+}
+
+/// On the last control lane, where nothing else lives.
+fn start_relay_streams(boot: &Boot<'_, Client>) -> Result<(), StartError> {
+    let Some(lane) = boot.lanes(LaneKind::Control).last() else {
+        return Err(StartError::failed("there is no lane for connections to relays", "no control lane"));
+    };
+    boot.start::<RelayStreams, _>(lane, "", move || {
+        let kept = KeptStreams::default();
+        move || RelayStreams::new(Some(SOCKET_MARK), kept.clone())
     })?;
     Ok(())
 }

@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_secs(30);
 /// # Errors
 /// When something that the gateway needs is not there, or a part of it kept failing.
 pub fn serve(config: &Config) -> Result<(), Failure> {
-    let tree = Tree::new(TREE).packet_lanes(usize::from(config.lanes));
+    let tree = Tree::new(TREE).control_lanes(2).packet_lanes(usize::from(config.lanes));
     let chassis = Chassis::start(PROGRAM, VERSION, config.settings.clone(), &tree.registry())?;
     let progress = Arc::new(Progress::new(chassis.readiness().clone()));
     let gateway = gateway(config, progress.clone())?;

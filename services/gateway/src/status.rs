@@ -10,7 +10,7 @@ use std::time::Duration;
 use actors_access::{Admissions, AdmissionsCommand, AdmissionsView, FlowMeter, SessionState, SessionStatus};
 use actors_network::{GrantedOffloads, OffloadReport};
 use actors_runtime::{Actor, Address, Reply, TreeHandle};
-use actors_tunnel::{Crossings, LaneReport, PathSummary, Peers, PeersCommand, PeersView};
+use actors_tunnel::{Crossings, LaneReport, PathSummary, Peers, PeersCommand, PeersView, Udp};
 use protocol_traversal::PathKind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -34,6 +34,9 @@ pub struct Status {
     control: Control,
     devices: Vec<Device>,
     relays: Vec<Relay>,
+    /// Whether UDP passes, as far as relays show it: `open`, `blocked` (they answer over TLS only) or `unknown`.
+    #[serde(default)]
+    udp: String,
     /// The threads that carry packets, in their order.
     #[serde(default)]
     lanes: Vec<Lane>,
@@ -67,11 +70,17 @@ struct Device {
     rtt_ms: Option<f64>,
     /// The longest packet that its path takes, inside the tunnel, bytes.
     mtu: Option<u16>,
+    /// How its packets leave this host: `udp` or `tls`.
+    #[serde(default)]
+    transport: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Relay {
     address: SocketAddr,
+    /// `udp` or `tls`.
+    #[serde(default)]
+    transport: String,
     allocated: bool,
     rtt_ms: Option<f64>,
 }
@@ -189,6 +198,7 @@ fn status(
         let (connected, path) = peers.peers.get(slot).copied().unwrap_or((false, None));
         let round_trip = path.and_then(|path| path.round_trip);
         let path = path.filter(|_| connected);
+        let transport = path.map(|path| path.transport.name().to_owned());
         let (path, mtu) = (path.map(|path| kind(&path).to_owned()), path.map(|path| path.mtu));
         Device {
             device: device.to_string(),
@@ -197,10 +207,12 @@ fn status(
             path,
             rtt_ms: round_trip.map(milliseconds),
             mtu,
+            transport,
         }
     });
     let relays = peers.links.iter().map(|link| Relay {
         address: link.address,
+        transport: link.transport.name().to_owned(),
         allocated: link.allocated,
         rtt_ms: link.round_trip.map(milliseconds),
     });
@@ -211,6 +223,7 @@ fn status(
         control: Control { state: state.into(), url: None, reason: why },
         devices: devices.collect(),
         relays: relays.collect(),
+        udp: peers.udp.name().to_owned(),
         lanes: Vec::new(),
         steered: Steered::default(),
         candidates: peers.candidates.iter().map(|candidate| candidate.address).collect(),
@@ -258,15 +271,18 @@ fn draw(status: &Status) -> String {
     let Control { state, url, reason } = &status.control;
     let _ = writeln!(text, "control  {state}  {}{}", url.as_deref().unwrap_or("-"), detail(reason));
     let ms = |rtt: Option<f64>| rtt.map_or_else(|| "-".into(), |rtt| format!("{rtt} ms"));
-    for Relay { address, allocated, rtt_ms } in &status.relays {
+    if status.udp == Udp::Blocked.name() {
+        let _ = writeln!(text, "udp      blocked: relays are reached over TLS");
+    }
+    for Relay { address, transport, allocated, rtt_ms } in &status.relays {
         let _ = writeln!(
             text,
-            "relay    {address}  {}  {}",
+            "relay    {address}  {transport}  {}  {}",
             if *allocated { "allocated" } else { "-" },
             ms(*rtt_ms)
         );
     }
-    for Device { device, grants, connected, path, rtt_ms, mtu: _ } in &status.devices {
+    for Device { device, grants, connected, path, rtt_ms, transport: _, mtu: _ } in &status.devices {
         let path = if *connected { path.as_deref().unwrap_or("connected") } else { "not connected" };
         let _ = writeln!(text, "device   {device}  {grants} grants  {path}  {}", ms(*rtt_ms));
     }
@@ -299,6 +315,7 @@ mod tests {
             remote: "192.0.2.1:5000".parse().unwrap(),
             proven: true,
             mtu: 1380,
+            transport: actors_tunnel::Transport::Udp,
         };
         let peers =
             PeersView { peers: [(1, (true, Some(path))), (2, (false, None))].into(), ..PeersView::default() };

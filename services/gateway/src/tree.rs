@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actors_access::{
     Admissions, AdmissionsCommand, AdmissionsSettings, ControlSession, FlowLog, FlowLogCommand, FlowMeter,
-    KeptFlows, Lookup, SessionEvent, SessionSettings,
+    KeptFlows, KeptStreams, Lookup, RelayStreams, SessionEvent, SessionSettings,
 };
 use actors_network::{
     EdgeDrops, FilterPlan, GrantedOffloads, HostFilter, HostFilterCommand, HostFilterConfig, KeptFilter,
@@ -133,6 +133,7 @@ pub static TREE: &[Row<Gateway>] = &[
     root("TunDevice", "TUN queue", LaneKind::Packet, 8, 0, start_tun),
     root("Routes", "process", LaneKind::Control, 16, 0, start_routes),
     root("HostFilter", "process", LaneKind::Control, 16, 0, start_host_filter),
+    root("RelayStreams", "process", LaneKind::Control, 16, 0, start_relay_streams),
     root("LinkWatcher", "process", LaneKind::Control, 16, 0, start_link_watcher),
     root("Resolvers", "process", LaneKind::Control, 256, 0, start_resolvers),
     child("Resolver", "Resolvers", "upstream DNS server", LaneKind::Control, 256, 0),
@@ -279,10 +280,14 @@ fn start_peer_table(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
     let limiter = Limiter::new(&key.public(), Limiter::DEFAULT_LIMIT);
     for (lane, parts) in LaneParts::of(boot) {
         let facts = facts(boot);
+        let streams = boot.address::<RelayStreams>("").outlet(|command| command);
         let (key, limiter) = (key.clone(), limiter.clone());
         boot.try_start::<PeerTable, _>(lane, &parts.index.to_string(), move || {
             let lane = parts.lane()?;
-            Ok(move || PeerTable::new(lane.clone(), key.clone(), limiter.clone(), facts.clone()))
+            Ok(move || {
+                PeerTable::new(lane.clone(), key.clone(), limiter.clone(), facts.clone())
+                    .with_streams(streams.clone())
+            })
         })?;
     }
     Ok(())
@@ -302,6 +307,18 @@ fn facts(boot: &Boot<'_, Gateway>) -> Outlet<TableFact> {
         let count = ended.len() as u64;
         flows.tell(ended).inspect_err(|_| meter.count_dropped(count))
     })
+}
+
+/// On the last control lane, where nothing else lives.
+fn start_relay_streams(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {
+    let Some(lane) = boot.lanes(LaneKind::Control).last() else {
+        return Err(StartError::failed("there is no lane for connections to relays", "no control lane"));
+    };
+    boot.start::<RelayStreams, _>(lane, "", move || {
+        let kept = KeptStreams::default();
+        move || RelayStreams::new(Some(SOCKET_MARK), kept.clone())
+    })?;
+    Ok(())
 }
 
 fn start_udp(boot: &Boot<'_, Gateway>) -> Result<(), StartError> {

@@ -70,6 +70,12 @@ pub fn addresses(listen: &[SocketAddr], external: &[IpAddr], host: &Host) -> Res
         return Err(Failure::failed("this host has no address to relay from")
             .fix("name one with --listen ADDRESS:PORT"));
     }
+    let announced = announced(listen, &relay);
+    Ok(Addresses { own: host.own.clone(), relay, announced })
+}
+
+/// Listening addresses as clients see them.
+pub fn announced(listen: &[SocketAddr], relay: &[RelayAddress]) -> Vec<SocketAddr> {
     let mut announced = Vec::new();
     for listener in listen {
         let fits = |address: &&RelayAddress| {
@@ -81,7 +87,7 @@ pub fn addresses(listen: &[SocketAddr], external: &[IpAddr], host: &Host) -> Res
         }
     }
     announced.dedup();
-    Ok(Addresses { own: host.own.clone(), relay, announced })
+    announced
 }
 
 fn of_family(

@@ -1,9 +1,9 @@
 //! `postern-relay check`: tries what the relay needs, and names the fix for what is missing.
 
-use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fs, io};
 
 use actors_access::Endpoint;
 use actors_relay::SOCKET_BUFFER;
@@ -14,6 +14,7 @@ use services_chassis::{Check, Exit, Failure, chain};
 use crate::addresses::{Host, addresses};
 use crate::config::{Config, PROGRAM};
 use crate::secret::secret;
+use crate::streams::Certificate;
 
 /// 2025-01-01: a clock before that was never set, and time-limited credentials would all be good.
 const PLAUSIBLE: u64 = 1_735_689_600;
@@ -26,6 +27,11 @@ const CONTROL: &str = "control";
 pub fn run(config: &Config, as_json: bool) -> Result<(), Failure> {
     let running = UnixStream::connect(config.settings.socket(PROGRAM)).is_ok();
     let mut checks: Vec<Check> = config.listen.iter().map(|listen| port(config, *listen, running)).collect();
+    let streams = &config.streams;
+    let tcp = streams.tcp.iter().map(|listen| ("TCP", *listen, streams.tcp_by_default));
+    let tls = streams.tls.iter().map(|listen| ("TLS", *listen, streams.tls_by_default));
+    checks.extend(tcp.chain(tls).map(|(what, listen, by_default)| door(what, listen, by_default, running)));
+    checks.extend(certificate(config));
     checks.push(relay_addresses(config));
     checks.push(relay_ports(config));
     checks.push(buffers());
@@ -60,6 +66,45 @@ fn port(config: &Config, listen: SocketAddr, running: bool) -> Check {
             Check::fail("port", format!("UDP {listen}: {error}"), "choose another one with --listen")
         }
     }
+}
+
+/// An address for connections. One that nobody asked for may be missing, as at the start.
+fn door(what: &str, listen: SocketAddr, by_default: bool, running: bool) -> Check {
+    let id = if what == "TCP" { "tcp-port" } else { "tls-port" };
+    let error = match bind_tcp(listen) {
+        Ok(()) => return Check::ok(id, format!("{what} {listen} is free")),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && running => {
+            return Check::ok(id, format!("a relay is running and holds {what} {listen}"));
+        }
+        Err(error) => error,
+    };
+    let flag = if what == "TCP" { "--listen-tcp" } else { "--listen-tls" };
+    let fix = if error.kind() == io::ErrorKind::PermissionDenied {
+        format!("let it take ports below 1024 (CAP_NET_BIND_SERVICE), or name others with {flag}")
+    } else {
+        format!("name another with {flag}, or none: {flag} off")
+    };
+    let message = format!("{what} {listen}: {error}");
+    if by_default { Check::warn(id, message, fix) } else { Check::fail(id, message, fix) }
+}
+
+fn bind_tcp(listen: SocketAddr) -> io::Result<()> {
+    // As the relay does it: connections of an earlier one that are still closing are in nobody's way.
+    let socket = socket2::Socket::new(socket2::Domain::for_address(listen), socket2::Type::STREAM, None)?;
+    if listen.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&listen.into())?;
+    // Another listener is noticed by this only.
+    socket.listen(1)
+}
+
+/// The operator's certificate; one that the relay makes by itself is made at the start.
+fn certificate(config: &Config) -> Option<Check> {
+    let Certificate::Given(path, _) = &config.streams.certificate else { return None };
+    let usable = config.streams.certified(&config.settings.state_dir).map(drop);
+    Some(Check::from("certificate", format!("{} and its key go together", path.display()), usable))
 }
 
 fn relay_addresses(config: &Config) -> Check {

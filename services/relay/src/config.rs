@@ -236,7 +236,7 @@ impl Config {
             settings,
             node,
             control,
-            streams: streams.resolve(&listen)?,
+            streams: streams.resolve(&listen, standalone)?,
             listen,
             listen_by_default,
             external: relay.external_address,

@@ -137,10 +137,23 @@ fn tcp_is_where_udp_is_and_tls_where_there_is_a_certificate() {
     let files = " --tls-cert a --tls-key b";
     let config = resolve(&format!("{ALONE}{files} --listen 192.0.2.1:3479 --listen-tcp off"), "").unwrap();
     assert!(config.streams.tcp.is_empty());
-    assert_eq!(config.streams.tls, ["192.0.2.1:5349".parse().unwrap(), "192.0.2.1:443".parse().unwrap()]);
+    assert_eq!(config.streams.tls, ["192.0.2.1:443".parse().unwrap(), "192.0.2.1:5349".parse().unwrap()]);
 
     let failure = resolve(&format!("{ALONE} --listen-tls 192.0.2.1:443"), "").unwrap_err();
     assert!(failure.to_string().contains("--tls-cert"), "{failure}");
+}
+
+#[test]
+fn under_control_there_is_tls_without_a_certificate_unless_it_is_off() {
+    let control = " --control-url https://203.0.113.10:8443 --listen 192.0.2.1:3478";
+
+    let config = resolve(control, "").unwrap();
+    let off = resolve(&format!("{control} --listen-tls off"), "").unwrap();
+
+    assert_eq!(config.streams.certificate, crate::streams::Certificate::Own);
+    assert_eq!(config.streams.tls.len(), 2);
+    assert!(off.streams.tls.is_empty());
+    assert_eq!(off.streams.certificate, crate::streams::Certificate::None);
 }
 
 #[test]

@@ -2,21 +2,22 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actors_access::{ControlSession, Endpoint, SessionEvent, SessionSettings, SessionStatus, Target};
-use actors_relay::{Listener, RelayCounters, RelaySettings, streams};
+use actors_relay::{Listener, RelayAddress, RelayCounters, RelaySettings, streams};
 use actors_runtime::Outlet;
-use protocol_control::{Introduction, RoleHello, Secret, Welcome};
-use protocol_identity::TokenKind;
+use protocol_control::{Introduction, RelayTls, RoleHello, Secret, Welcome};
+use protocol_identity::{CertificatePin, TokenKind};
 use protocol_stun::RelaySecret;
 use services_chassis::{Chassis, Failure, Metrics, Sample, chain, identity_file, no_desk};
 
-use crate::addresses::{Addresses, Host, addresses};
+use crate::addresses::{Addresses, Host, addresses, announced};
 use crate::config::{Config, PROGRAM};
 use crate::drain::{Drain, Signals};
 use crate::secret::secret;
-use crate::tree::{Doors, Relay, STREAMS, table};
+use crate::streams::Certified;
+use crate::tree::{Doors, OpenedTls, Relay, STREAMS, table};
 
 /// Runs until a signal.
 ///
@@ -34,7 +35,10 @@ pub fn run(config: Config) -> Result<(), Failure> {
     let counters = Arc::new(RelayCounters::default());
     watch(chassis.metrics(), &counters);
     let known = Arc::new(AtomicBool::new(false));
-    let session = session(&config, &addresses, secret.as_ref(), &known)?;
+    let certified = config.streams.certified(&config.settings.state_dir)?;
+    let opened = OpenedTls::default();
+    let tls = certified.as_ref().map(|certified| (certified.pin, Arc::clone(&opened)));
+    let session = session(&config, &addresses, tls, secret.as_ref(), &known)?;
     if session.is_some() {
         watch_control(chassis.metrics(), &known);
     }
@@ -44,7 +48,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
         counters: Arc::clone(&counters),
         session,
         listen,
-        doors: doors(&config)?,
+        doors: doors(&config, certified, opened),
         streams: streams(),
     };
     let keys: Vec<String> =
@@ -66,12 +70,12 @@ pub fn run(config: Config) -> Result<(), Failure> {
 }
 
 /// Where clients connect to. A family that the host does not speak is left out with the default addresses.
-fn doors(config: &Config) -> Result<Doors, Failure> {
+fn doors(config: &Config, certified: Option<Certified>, opened: OpenedTls) -> Doors {
     let streams = &config.streams;
-    let tls = streams.server_config()?;
+    let tls = certified.map(|certified| certified.server);
     let mut open: Vec<_> = streams.tcp.iter().map(|listen| (*listen, None, streams.tcp_by_default)).collect();
     open.extend(streams.tls.iter().map(|listen| (*listen, tls.clone(), streams.tls_by_default)));
-    Ok(Doors { open, connections: config.limits.connections() })
+    Doors { open, connections: config.limits.connections(), opened }
 }
 
 /// The listening addresses; of the default ones only those whose family the host speaks.
@@ -114,6 +118,7 @@ type Session = (Arc<SessionSettings>, Outlet<SessionEvent>);
 fn session(
     config: &Config,
     addresses: &Addresses,
+    tls: Option<(CertificatePin, OpenedTls)>,
     secret: Option<&RelaySecret>,
     known: &Arc<AtomicBool>,
 ) -> Result<Option<Session>, Failure> {
@@ -122,13 +127,15 @@ fn session(
         Failure::usage("there is no token").fix("name its file with --token-file, or set POSTERN_TOKEN")
     })?;
     let identity = Arc::new(identity_file::identity(&config.settings.state_dir)?);
-    let tls = trust.client_config().map_err(|error| Failure::failed(chain(&error)))?;
-    let endpoint = Endpoint { url: url.clone(), tls, mark: None };
+    let client = trust.client_config().map_err(|error| Failure::failed(chain(&error)))?;
+    let endpoint = Endpoint { url: url.clone(), tls: client, mark: None };
+    let relay = addresses.relay.clone();
     let introduction = Introduction {
         name: config.node.name(),
         program: env!("CARGO_PKG_VERSION").into(),
         role: RoleHello::Relay {
             addresses: addresses.announced.clone(),
+            tls: None,
             region: config.region.clone(),
             coordinates: config.coordinates,
             secret: Secret::new(secret.to_text().to_string()),
@@ -137,10 +144,25 @@ fn session(
     let settings = SessionSettings {
         target: Mutex::new(Some(Target { endpoint, token })),
         identity,
-        introduction: Box::new(move || introduction.clone()),
+        introduction: Box::new(move || introduced(&introduction, tls.as_ref(), &relay)),
         status: SessionStatus::default(),
     };
     Ok(Some((Arc::new(settings), events(Arc::clone(known)))))
+}
+
+/// The introduction, with the TLS addresses that are open by now.
+fn introduced(
+    introduction: &Introduction,
+    tls: Option<&(CertificatePin, OpenedTls)>,
+    relay: &[RelayAddress],
+) -> Introduction {
+    let mut introduction = introduction.clone();
+    if let (RoleHello::Relay { tls: said, .. }, Some((pin, opened))) = (&mut introduction.role, tls) {
+        let open = opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let addresses = announced(&open, relay);
+        *said = (!addresses.is_empty()).then_some(RelayTls { addresses, pin: *pin });
+    }
+    introduction
 }
 
 /// A relay that relays is ready: its secret outlives a restart, so that nodes with a credential are served also while

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actors_access::{ControlSession, SessionEvent, SessionSettings};
@@ -37,7 +37,12 @@ pub struct Doors {
     pub open: Vec<(SocketAddr, Option<Arc<rustls::ServerConfig>>, bool)>,
     /// Places of connections.
     pub connections: Connections,
+    /// Those of them with TLS that could be opened, for control to know.
+    pub opened: OpenedTls,
 }
+
+/// Where TLS is spoken.
+pub type OpenedTls = Arc<Mutex<Vec<SocketAddr>>>;
 
 /// The key of the listener that all connections come in by.
 pub const STREAMS: &str = "connections";
@@ -64,8 +69,8 @@ pub static TREE: &[Row<Relay>] = &[
         parent: "Listener",
         each: "TURN allocation",
         lane: LaneKind::Packet,
-        // Requests of one client: it repeats what is dropped.
-        mailbox: 64,
+        // Requests of one client: it repeats what is dropped. Their places are memory of each allocation.
+        mailbox: 16,
         full: Full::DropNewest,
         // GRO buffers: 128 of 64 packets are 8 ms at a million packets a second.
         ring: 128,
@@ -145,12 +150,16 @@ fn start_stream_listeners(boot: &Boot<'_, Relay>) -> Result<(), StartError> {
     };
     for (listen, tls, may_be_missing) in relay.doors.open.clone() {
         let (connections, sender) = (relay.doors.connections.clone(), relay.streams.0.clone());
+        let is_tls = tls.is_some();
         let started = boot.try_start::<StreamListener, _>(lane, &listen.to_string(), move || {
             let door = StreamDoor::open(listen, tls, connections, sender)
                 .map_err(|error| StartError::failed(format!("cannot listen on TCP {listen}"), error))?;
             Ok(move || StreamListener::new(door.clone()))
         });
         match started {
+            Ok(_) if is_tls => {
+                relay.doors.opened.lock().unwrap_or_else(PoisonError::into_inner).push(listen);
+            }
             Ok(_) => {}
             Err(error @ StartError::Failed { .. }) if may_be_missing => {
                 tracing::warn!(%listen, error = %chain(&error), "clients cannot connect here; name addresses with --listen-tcp and --listen-tls");

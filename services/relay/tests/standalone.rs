@@ -395,3 +395,22 @@ fn a_taken_port_is_named_with_the_flag_that_helps() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("in use") && said.contains("--listen"), "{said}");
 }
+
+#[test]
+fn check_tries_the_ports_of_connections_and_names_the_flag_that_helps() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let run_dir = tempfile::tempdir().unwrap();
+
+    let output = Command::new(env!("CARGO_BIN_EXE_postern-relay"))
+        .args(["check", "--json", "--standalone", "--static-user", "alice:wonder", "--metrics-listen", "off"])
+        .args(["--listen", &free_udp().to_string(), "--listen-tcp", &taken.local_addr().unwrap().to_string()])
+        .arg("--run-dir")
+        .arg(run_dir.path())
+        .env_remove("POSTERN_CONFIG")
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("tcp-port") && said.contains("--listen-tcp off"), "{said}");
+}

@@ -9,7 +9,7 @@ use actors_network::{HostPlan, RoutesCommand, STUB_ADDRESS};
 use actors_runtime::{Cx, Rejected};
 use actors_tunnel::{PeersCommand, RouterChange, lasting_time};
 use ipnet::IpNet;
-use protocol_control::{RelayOffer, ResourceAddress, ResourceView};
+use protocol_control::{ResourceAddress, ResourceView};
 use protocol_filter::Access;
 use protocol_identity::ResourceId;
 
@@ -95,7 +95,10 @@ impl Grants {
                 ResourceAddress::Dns(_) => {}
             }
         }
-        let relays = self.relays.iter().flat_map(|relay| relay.addresses.iter().map(|address| address.ip()));
+        let relays = self.relays.iter().flat_map(|relay| {
+            let tls = relay.tls.iter().flat_map(|tls| &tls.addresses);
+            relay.addresses.iter().chain(tls).map(|address| address.ip())
+        });
         let plan = HostPlan {
             addresses: vec![inner.v4.into(), inner.v6.into(), STUB_ADDRESS.into()],
             routes,
@@ -191,11 +194,6 @@ impl Grants {
         self.due.host = true;
         cx.wake_never();
     }
-}
-
-/// A device with UDP sends plainly to a gateway's relayed address: it asks relays how they see it, and allocates nothing.
-pub(super) fn without_credentials(relays: Vec<RelayOffer>) -> Vec<RelayOffer> {
-    relays.into_iter().map(|relay| RelayOffer { credential: None, ..relay }).collect()
 }
 
 /// Stand-ins of names: routed into the tunnel whether or not one is in use.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use protocol_control::{RelayCredential, RelayOffer, Secret};
+use protocol_control::{RelayCredential, RelayOffer, RelayTls, Secret};
 use protocol_identity::{AccountId, RelayId};
 use protocol_stun::{RelaySecret, mint};
 use uuid::Uuid;
@@ -15,8 +15,12 @@ pub(crate) struct KnownRelay {
     pub relay: RelayId,
     pub region: String,
     pub addresses: Vec<SocketAddr>,
+    /// Known since then, too.
+    pub tls: Option<RelayTls>,
     /// Known since the relay last said hello to this process.
     pub secret: Option<RelaySecret>,
+    /// Whether it is about to end.
+    pub draining: bool,
     /// Whether it is connected and takes new allocations.
     pub open: bool,
 }
@@ -50,6 +54,8 @@ impl Relays {
                 relay: relay.relay,
                 region: relay.region.clone(),
                 addresses: relay.addresses.clone(),
+                tls: relay.tls.clone(),
+                draining: relay.draining,
                 credential: relay.secret.as_ref().map(|secret| {
                     let minted = mint(secret, &name, expires);
                     RelayCredential {

@@ -41,6 +41,8 @@ pub struct AllocationConfig {
     pub lifetime: Duration,
     /// The interval of Refresh requests.
     pub keepalive: Duration,
+    /// Whether the relay is reached over a connection, so that nothing is sent twice.
+    pub reliable: bool,
 }
 
 impl AllocationConfig {
@@ -51,7 +53,14 @@ impl AllocationConfig {
             families: Families::Both,
             lifetime: Duration::from_secs(600),
             keepalive: Duration::from_secs(15),
+            reliable: false,
         }
+    }
+
+    /// The same over a connection.
+    #[must_use]
+    pub fn reliable(self) -> Self {
+        Self { reliable: true, ..self }
     }
 }
 
@@ -93,6 +102,8 @@ pub struct AllocationClient {
     pub(super) refresh_at: Duration,
     pub(super) cleared: u32,
     pub(super) stale: u32,
+    /// When the relay last answered something.
+    pub(super) answered_at: Duration,
     pub(super) wishes: Wishes,
     pub(super) outputs: VecDeque<Output>,
 }
@@ -113,6 +124,7 @@ impl AllocationClient {
             refresh_at: Duration::ZERO,
             cleared: 0,
             stale: 0,
+            answered_at: Duration::ZERO,
             wishes: Wishes::default(),
             outputs: VecDeque::new(),
         }
@@ -183,6 +195,18 @@ impl AllocationClient {
                 self.send(Request::Release, now);
             }
         }
+    }
+
+    /// The connection has ended: the allocation went with it (RFC 8656 §3.1), and what was asked is not answered any more.
+    pub fn disconnected(&mut self) {
+        if self.state != State::Idle {
+            self.lose(Lost::Unreachable);
+        }
+    }
+
+    /// Since when the relay has not answered although it was asked.
+    pub fn unanswered_since(&self) -> Option<Duration> {
+        self.flights.iter().map(|flight| flight.first_sent.max(self.answered_at)).min()
     }
 
     /// Where it stands.
@@ -306,7 +330,8 @@ impl AllocationClient {
             None => draft.finish(),
         };
         self.outputs.push_back(Output::Send(bytes.clone()));
-        self.flights.push(Flight::new(id, request, bytes, now));
+        let begin = if self.config.reliable { Flight::once } else { Flight::new };
+        self.flights.push(begin(id, request, bytes, now));
     }
 
     /// Sends what is due.

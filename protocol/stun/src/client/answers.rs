@@ -40,6 +40,7 @@ impl AllocationClient {
                 return Err(DropReason::Forged);
             }
             let flight = self.flights.remove(at);
+            self.answered_at = now;
             self.stale = 0;
             return self.handle_success(flight, message, now);
         }
@@ -53,6 +54,7 @@ impl AllocationClient {
             return Err(DropReason::Forged);
         }
         let flight = self.flights.remove(at);
+        self.answered_at = now;
         self.handle_error(flight.kind, error, message, now);
         Ok(())
     }

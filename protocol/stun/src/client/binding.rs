@@ -52,6 +52,8 @@ pub struct BindingClient {
     random: StdRng,
     waiting: VecDeque<(TransactionId, Duration)>,
     unanswered: u32,
+    /// When the first question was asked that nothing has been answered to since.
+    unanswered_since: Option<Duration>,
     wait: Duration,
     due: Option<Duration>,
     running: bool,
@@ -68,6 +70,7 @@ impl BindingClient {
             random: StdRng::from_seed(seed),
             waiting: VecDeque::new(),
             unanswered: 0,
+            unanswered_since: None,
             wait: FIRST_WAIT,
             due: None,
             running: false,
@@ -88,6 +91,7 @@ impl BindingClient {
         self.running = false;
         self.due = None;
         self.waiting.clear();
+        self.unanswered_since = None;
         self.mapped = None;
         self.rtt = None;
     }
@@ -95,6 +99,11 @@ impl BindingClient {
     /// Asks now, whatever the interval; also without having been started.
     pub fn probe(&mut self, now: Duration) {
         self.ask(now);
+    }
+
+    /// Since when the relay has not answered although it was asked.
+    pub fn unanswered_since(&self) -> Option<Duration> {
+        self.unanswered_since
     }
 
     /// Our address as the relay saw it last.
@@ -127,6 +136,7 @@ impl BindingClient {
         self.mapped = Some(mapped);
         self.rtt = Some(rtt);
         self.unanswered = 0;
+        self.unanswered_since = None;
         self.wait = FIRST_WAIT;
         self.due = self.running.then(|| now + self.interval);
         self.outputs.push_back(BindingOutput::Event(BindingEvent::Answered { mapped, rtt, changed }));
@@ -154,6 +164,7 @@ impl BindingClient {
             if !self.running {
                 self.due = None;
                 self.unanswered = 0;
+                self.unanswered_since = None;
                 return;
             }
         }
@@ -168,6 +179,7 @@ impl BindingClient {
         self.waiting.push_back((id, now));
         self.wait = if self.unanswered == 0 { FIRST_WAIT } else { (self.wait * 2).min(LONGEST_WAIT) };
         self.unanswered = self.unanswered.saturating_add(1);
+        self.unanswered_since.get_or_insert(now);
         self.due = Some(now + self.wait);
         let request = Draft::new(MessageClass::Request, BINDING, id).finish();
         self.outputs.push_back(BindingOutput::Send(request));

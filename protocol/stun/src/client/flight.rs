@@ -13,6 +13,8 @@ pub(crate) const FIRST_WAIT: Duration = Duration::from_millis(250);
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// RFC 8489 §6.2.1: Rc.
 pub(crate) const TRIES: u32 = 7;
+/// How long an answer is waited for where nothing is sent twice: as long as for seven tries.
+const PATIENCE: Duration = Duration::from_millis(9_750);
 
 /// One request that is not answered yet.
 #[derive(Debug, Clone)]
@@ -49,6 +51,11 @@ impl<K> Flight<K> {
             wait: FIRST_WAIT,
             sent: 1,
         }
+    }
+
+    /// A request on a connection, which loses nothing: it is not sent again (RFC 8489 §6.2.2).
+    pub(crate) fn once(id: TransactionId, kind: K, bytes: Vec<u8>, now: Duration) -> Self {
+        Self { due: now + PATIENCE, wait: PATIENCE, sent: TRIES, ..Self::new(id, kind, bytes, now) }
     }
 
     /// `None` while the wait is not over.
@@ -94,5 +101,13 @@ mod tests {
             [0, 250, 750, 1750, 3750, 5750, 7750]
         );
         assert_eq!(gave_up, Duration::from_millis(9750));
+    }
+
+    #[test]
+    fn on_a_connection_nothing_is_sent_twice_and_the_wait_is_the_same() {
+        let mut flight = Flight::once(1.into(), (), vec![7], Duration::ZERO);
+
+        assert_eq!(flight.overdue(Duration::from_millis(9_749)), None);
+        assert_eq!(flight.overdue(Duration::from_millis(9_750)), Some(Overdue::GiveUp));
     }
 }

@@ -97,7 +97,9 @@ pub struct Allocation {
     next: Duration,
     made_by: TransactionId,
     first_answer: Vec<u8>,
-    random: StdRng,
+    seed: [u8; 32],
+    /// Made of the seed with the first Data indication: where channels are used, there is none.
+    random: Option<Box<StdRng>>,
     outputs: VecDeque<Output>,
 }
 
@@ -133,7 +135,8 @@ impl Allocation {
             made_by: id,
             outputs: VecDeque::from([Output::Respond(first_answer.clone())]),
             first_answer,
-            random: StdRng::from_seed(seed),
+            seed,
+            random: None,
         }
     }
 
@@ -363,7 +366,7 @@ impl Allocation {
         if payload.len() > usize::from(u16::MAX) - 64 {
             return false;
         }
-        let id = transaction(&mut self.random);
+        let id = self.fresh_id();
         let message = Draft::new(MessageClass::Indication, DATA, id)
             .with(&XorPeerAddress::new(plain(peer), id))
             .with(&Data::new(payload))
@@ -387,7 +390,7 @@ impl Allocation {
         if !error.is_reported(Family::of(peer.ip())) {
             return Err(DropReason::IcmpNotReported);
         }
-        let id = transaction(&mut self.random);
+        let id = self.fresh_id();
         let message = Draft::new(MessageClass::Indication, DATA, id)
             .with(&XorPeerAddress::new(plain(peer), id))
             .with(&Icmp::new(error.kind, error.code, error.reported_data()))
@@ -399,6 +402,11 @@ impl Allocation {
     /// What is to be done, in order.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    fn fresh_id(&mut self) -> TransactionId {
+        let random = self.random.get_or_insert_with(|| Box::new(StdRng::from_seed(self.seed)));
+        transaction(random.as_mut())
     }
 
     /// When [`Self::handle_timeout`] has something to do.

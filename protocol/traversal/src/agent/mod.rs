@@ -85,6 +85,11 @@ pub enum Output {
         /// The path.
         path: Path,
     },
+    /// Data goes out on this path and nothing comes back: whoever keeps an eye on relays may want to look.
+    Doubted {
+        /// The path.
+        path: Path,
+    },
     /// The relay of this allocation must let `remote` through.
     NeedPermission {
         /// Our allocation.

@@ -217,6 +217,9 @@ impl Agent {
         let Some(selected) = self.selected else {
             return;
         };
+        if let Some(path) = self.selected() {
+            self.tell(Output::Doubted { path });
+        }
         self.probe(selected, PROBE_SIZE, now);
         for number in self.table.numbers() {
             if let Some(route) = self.table.get_mut(number)

@@ -400,6 +400,7 @@ impl World {
                         self.seen[end].proven.insert(path.remote);
                     }
                     Output::Lost { path } => self.seen[end].lost.push((self.now, path)),
+                    Output::Doubted { .. } => {}
                     Output::NeedPermission { slot, remote } => {
                         assert_eq!((end, slot), (GATEWAY, SLOT));
                         self.permitted.insert(remote.ip());

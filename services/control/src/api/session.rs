@@ -179,7 +179,7 @@ impl Visit {
         let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
         let Hello { identity, name, program, role, .. } = hello;
         let secret = match &role {
-            RoleHello::Relay { secret, .. } => Some(secret.clone()),
+            RoleHello::Relay { secret, tls, .. } => Some((secret.clone(), tls.clone())),
             RoleHello::Client { .. } | RoleHello::Gateway { .. } => None,
         };
         let (word, fits) = match &role {
@@ -222,10 +222,10 @@ impl Visit {
                 (Node::Device(it.id), it.name, Some(it.principal), self.token.expires_at, None)
             }
             (Some(Object::Gateway(it)), None) => (Node::Gateway(it.id), it.name, None, None, None),
-            (Some(Object::Relay(it)), Some(secret)) => {
+            (Some(Object::Relay(it)), Some((secret, tls))) => {
                 let account = self.account.id;
                 let (id, name) = (it.id, it.name.clone());
-                let introduced = Introduced { account, relay: it, secret, connection };
+                let introduced = Introduced { account, relay: it, tls, secret, connection };
                 (Node::Relay(id), name, None, None, Some(Box::new(introduced)))
             }
             _ => return Err(Refused::Because(CloseReason::BadMessage)),

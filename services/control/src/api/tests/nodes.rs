@@ -39,6 +39,7 @@ pub fn gateway() -> RoleHello {
 pub fn relay() -> RoleHello {
     RoleHello::Relay {
         addresses: vec!["192.0.2.7:3478".parse().unwrap()],
+        tls: None,
         region: "berlin".into(),
         coordinates: None,
         secret: Secret::new("aHVzaC1odXNoLWh1c2gtaHVzaC1odXNoLWh1c2ghISE".into()),
