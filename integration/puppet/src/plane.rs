@@ -163,7 +163,14 @@ impl Plane {
                 say(serde_json::json!({ "event": "relay", "addresses": addresses }));
                 let mut relays = self.relays.borrow_mut();
                 relays.retain(|known| known.relay != relay);
-                relays.push(RelayOffer { relay, region, addresses, tls, draining: false, credential: None });
+                relays.push(RelayOffer {
+                    relay,
+                    region,
+                    addresses,
+                    tls: tls.map(|tls| *tls),
+                    draining: false,
+                    credential: None,
+                });
                 (Node::Relay, Welcome::Relay(RelayState { relay }))
             }
         }

@@ -146,7 +146,7 @@ pub enum RoleHello {
         addresses: Vec<SocketAddr>,
         /// Where it listens for TLS, if it does.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        tls: Option<RelayTls>,
+        tls: Option<Box<RelayTls>>,
         /// Its region's name.
         region: String,
         /// Latitude and longitude, degrees.

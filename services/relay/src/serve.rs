@@ -160,7 +160,7 @@ fn introduced(
     if let (RoleHello::Relay { tls: said, .. }, Some((pin, opened))) = (&mut introduction.role, tls) {
         let open = opened.lock().unwrap_or_else(PoisonError::into_inner);
         let addresses = announced(&open, relay);
-        *said = (!addresses.is_empty()).then_some(RelayTls { addresses, pin: *pin });
+        *said = (!addresses.is_empty()).then(|| Box::new(RelayTls { addresses, pin: *pin }));
     }
     introduction
 }

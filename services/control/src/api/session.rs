@@ -179,7 +179,7 @@ impl Visit {
         let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
         let Hello { identity, name, program, role, .. } = hello;
         let secret = match &role {
-            RoleHello::Relay { secret, tls, .. } => Some((secret.clone(), tls.clone())),
+            RoleHello::Relay { secret, tls, .. } => Some((secret.clone(), tls.as_deref().cloned())),
             RoleHello::Client { .. } | RoleHello::Gateway { .. } => None,
         };
         let (word, fits) = match &role {
