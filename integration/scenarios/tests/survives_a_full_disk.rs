@@ -54,7 +54,9 @@ fn a_full_disk_stops_writes_and_nothing_else() {
     assert!(answer["detail"].as_str().unwrap().contains("make room"), "{answer}");
     assert_eq!((read, sites["items"][0]["name"].as_str(), readyz), (200, Some("site-0"), 200));
     wait::until_true("control writes again", Duration::from_secs(30), || {
-        Ok(control.ask("POST", "/api/v1/sites", Some(&json!({"name": "again"})))?.0 == 201)
+        let (status, answer) = control.ask("POST", "/api/v1/sites", Some(&json!({"name": "again"})))?;
+        anyhow::ensure!(status == 201, "{answer}\n{}", control.log());
+        Ok(true)
     })
     .unwrap();
     assert!(!control.log().contains("panicked"), "{}", control.log());

@@ -7,6 +7,8 @@
 //!
 //! Pure: time is an argument. Nothing is allocated once as many items have waited as ever do.
 
+#![forbid(unsafe_code)]
+
 mod codel;
 mod fair;
 

@@ -70,6 +70,9 @@ impl Transaction {
     }
 }
 
+/// How a transaction of SQLite that writes begins.
+const IMMEDIATELY: &str = "BEGIN IMMEDIATE";
+
 fn migrator(layout: impl Fn(&'static str) -> AssertSqlSafe<String>) -> Migrator {
     let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
         let sql = layout(sql).into_sql_str();
@@ -161,7 +164,14 @@ impl Pool {
     /// A transaction to write in.
     pub(super) async fn write(&self) -> Result<Transaction, StorageError> {
         Ok(match self {
-            Self::Sqlite { writer, .. } => Transaction::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Sqlite { writer, .. } => match writer.begin_with(IMMEDIATELY).await {
+                // SQLite ends a transaction by itself when the disk is full, and its connection still counts one.
+                Err(sqlx::Error::InvalidSavePointStatement) => {
+                    writer.acquire().await?.close().await?;
+                    Transaction::Sqlite(writer.begin_with(IMMEDIATELY).await?)
+                }
+                begun => Transaction::Sqlite(begun?),
+            },
             Self::Postgres(pool) => Transaction::Postgres(pool.begin().await?),
         })
     }
