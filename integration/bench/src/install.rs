@@ -61,7 +61,7 @@ fn install_crate(name: &str, version: &str, program: &str, root: &Path) -> Resul
     }
     eprintln!("building {name} {version}, once: some minutes");
     let build = root.join("build");
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = integration_lab::cargo();
     command.args(["install", "--locked", "--force", name, "--version", version, "--root"]).arg(root);
     command.arg("--target-dir").arg(&build);
     // The folder of this workspace's settings must not reach the others' builds.

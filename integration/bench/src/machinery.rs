@@ -85,7 +85,7 @@ impl Suite for Machinery {
 
 /// Builds the examples, and says where they are.
 fn build() -> Result<PathBuf> {
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let status = integration_lab::cargo()
         .args([
             "build",
             "--release",

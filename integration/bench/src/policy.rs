@@ -92,7 +92,7 @@ fn build() -> Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("cedar/Cargo.toml");
     let target = integration_lab::cargo_target_dir()?.join("cedar");
     eprintln!("building policy-measure with Cedar; the first time takes about 5 minutes on 2 cores");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let status = integration_lab::cargo()
         .args(["build", "--release", "--locked", "--manifest-path"])
         .arg(&manifest)
         .arg("--target-dir")

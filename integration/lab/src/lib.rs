@@ -24,6 +24,6 @@ pub use meter::{Meter, Tally, Watch};
 pub use postgres::Postgres;
 pub use privilege::{Privilege, enter_user_namespace, privilege};
 pub use process::{Launch, Process, Signal};
-pub use programs::{cargo_target_dir, program, program_dir, which};
+pub use programs::{cargo, cargo_target_dir, program, program_dir, which};
 pub use router::{Nat, Router, RouterPlan};
 pub use run::{Done, run, run_for};

@@ -1,8 +1,23 @@
 //! Where the built programs are.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Result, bail};
+
+/// Cargo as a user would call it: without what `cargo run` tells the program that it runs about its own package.
+/// Build scripts are run again when that changes, so the two would rebuild each other's dependencies for ever.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let told = |name: &str| {
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|start| name.starts_with(start))
+            || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE"].contains(&name)
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(told)) {
+        command.env_remove(name);
+    }
+    command
+}
 
 /// The folder of the built programs: `POSTERN_BIN_DIR`, or the profile folder that the running test or xtask lies in.
 pub fn program_dir() -> Result<PathBuf> {
@@ -41,4 +56,19 @@ pub fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"];
     path.split(':').chain(usual).map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_is_not_told_of_the_package_that_calls_it() {
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "cargo tells tests of their package");
+
+        let command = cargo();
+
+        assert!(command.get_envs().any(|(name, value)| name == "CARGO_PKG_NAME" && value.is_none()));
+        assert!(!command.get_envs().any(|(name, _)| name == "CARGO_TARGET_DIR"));
+    }
 }

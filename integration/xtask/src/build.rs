@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 /// `cargo` in the workspace's root. Its standard output is ours only when somebody reads it.
 pub fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = integration_lab::cargo();
     command.args(arguments).current_dir(root()).stdin(Stdio::null());
     command
 }

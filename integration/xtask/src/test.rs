@@ -108,7 +108,14 @@ pub fn unit(filter: Option<&str>, deep: bool) -> Result<Count> {
     let mut arguments = vec!["test", "--locked", "--workspace", "--no-fail-fast"];
     arguments.extend(["--exclude", "integration-scenarios", "--exclude", "integration-lab"]);
     arguments.extend(filter);
-    counted(&arguments, deep)
+    let mut count = counted(&arguments, deep)?;
+    if filter.is_none_or(|filter| "chaos".contains(filter)) {
+        // Deliberate faults are a feature that no other build has; everything but the runtime is shared with the above.
+        let with_faults =
+            ["test", "--locked", "--workspace", "--features", "actors-runtime/chaos", "--test", "chaos"];
+        count += counted(&with_faults, false)?;
+    }
+    Ok(count)
 }
 
 /// The tests of storage once more, on a PostgreSQL of their own.
