@@ -645,6 +645,8 @@ impl Peer {
                 PathOutput::Doubted { .. } => self.lane.doubt(),
                 PathOutput::Lost { path } => {
                     tracing::debug!(slot = self.kept.config.slot, ?path, "path lost");
+                    // Found out by probes, because there is little data: the relays are asked all the same.
+                    self.lane.doubt();
                     if self.agent.report(now).is_none_or(|report| report.rtt.is_none()) {
                         self.report(PeerChange::Silent);
                     }

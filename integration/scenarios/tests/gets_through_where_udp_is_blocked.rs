@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use integration_lab::{Nat, RouterPlan, wait};
 use integration_scenarios::{
@@ -58,6 +58,26 @@ fn a_client_that_starts_behind_a_blocked_router_goes_over_tls_and_back_to_udp() 
     client.wait_resource("wiki", "transport", "udp", Duration::from_secs(20)).unwrap();
     client.wait_resource("wiki", "path", "direct", Duration::from_secs(60)).unwrap();
     assert!(fetch(&world));
+}
+
+#[test]
+fn a_flow_that_is_cut_off_by_a_blocked_router_goes_on_over_tls_within_seconds() {
+    let world = World::start(Plan::default()).unwrap();
+    assert!(fetch(&world));
+    world.client().unwrap().wait_resource("wiki", "path", "direct", Duration::from_secs(30)).unwrap();
+    let words = format!("udp-ping --to {WEB}:7 --rate 20 --seconds 60");
+    let tool = integration_lab::program("lab-tool").unwrap();
+    let pings = world.ground.home.launch("pings", tool).args(words.split_whitespace()).start().unwrap();
+
+    world.ground.home_nat.set(plan(false)).unwrap();
+    let blocked = Instant::now();
+    wait_udp(&world, false, "blocked", FOUND_OUT + SLACK);
+    world.client().unwrap().wait_resource("wiki", "transport", "tls", Duration::from_secs(10)).unwrap();
+    let moved = blocked.elapsed();
+    assert!(fetch(&world));
+
+    assert!(moved < Duration::from_secs(10), "{moved:?}");
+    drop(pings);
 }
 
 #[test]

@@ -91,6 +91,24 @@ fn a_direct_path_that_dies_is_left_for_the_relay_within_two_seconds() {
 }
 
 #[test]
+fn data_that_gets_no_answer_is_doubted_within_half_a_second_whatever_else_is_on_the_way() {
+    // Probes go out every five seconds: at some of these moments one of them is the first thing that is lost.
+    for moment in (0..6_000).step_by(50).map(ms) {
+        let mut world = world(NatKind::PortRestricted, NatKind::PortRestricted);
+        let cut = secs(20) + moment;
+        world.run(cut);
+        (world.direct_up, world.relay_up) = (false, false);
+
+        world.run(cut + ms(500));
+
+        for end in [CLIENT, GATEWAY] {
+            let doubts = world.seen[end].doubted.iter().filter(|at| **at >= cut).count();
+            assert_eq!(doubts, 1, "end {end}, cut off at {cut:?}");
+        }
+    }
+}
+
+#[test]
 fn a_relay_that_dies_is_left_for_the_direct_path_and_not_missed() {
     let mut world = world(NatKind::PortRestricted, NatKind::PortRestricted);
     world.run(secs(20));

@@ -121,6 +121,8 @@ pub struct Agent {
     contender: Option<(Number, Duration)>,
     /// Since when data has been sent without anything coming in on the selected path.
     waiting_since: Option<Duration>,
+    /// Whether that has been said.
+    doubted: bool,
     /// When data last went out or came in.
     last_data: Option<Duration>,
     observed: Option<SocketAddr>,
@@ -145,6 +147,7 @@ impl Agent {
             followed: None,
             contender: None,
             waiting_since: None,
+            doubted: false,
             last_data: None,
             observed: None,
             queue: VecDeque::new(),
@@ -305,6 +308,7 @@ impl Agent {
         self.last_data = Some(now);
         if self.selected.is_some() && self.waiting_since.is_none() {
             self.waiting_since = Some(now);
+            self.doubted = false;
         }
     }
 

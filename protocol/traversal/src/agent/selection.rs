@@ -208,17 +208,29 @@ impl Agent {
 
     /// When the silence of the selected path becomes suspicious.
     pub(super) fn suspicion(&self) -> Option<Duration> {
-        let listening = self.table.get(self.selected?)?.proven().is_some_and(|proven| !proven.is_silent());
-        self.waiting_since.filter(|_| listening).map(|since| since.saturating_add(SUSPECT))
+        let news = self.is_listening() || !self.doubted;
+        self.waiting_since.filter(|_| news).map(|since| since.saturating_add(SUSPECT))
     }
 
-    /// Probes the selected path, and its backups, so that it is known which of them to take.
+    /// Whether every probe on the selected path has been answered.
+    fn is_listening(&self) -> bool {
+        let selected = self.selected.and_then(|number| self.table.get(number));
+        selected.and_then(Route::proven).is_some_and(|proven| !proven.is_silent())
+    }
+
+    /// Says so, and probes the selected path, and its backups, so that it is known which of them to take.
     pub(super) fn suspect(&mut self, now: Duration) {
         let Some(selected) = self.selected else {
             return;
         };
-        if let Some(path) = self.selected() {
+        if !std::mem::replace(&mut self.doubted, true)
+            && let Some(path) = self.selected()
+        {
             self.tell(Output::Doubted { path });
+        }
+        // A probe that is out already tells as much: whatever it was sent for, the path ends with it.
+        if !self.is_listening() {
+            return;
         }
         self.probe(selected, PROBE_SIZE, now);
         for number in self.table.numbers() {

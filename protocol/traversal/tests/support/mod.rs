@@ -183,6 +183,7 @@ pub struct Seen {
     pub data: Vec<Duration>,
     pub selected: Vec<(Duration, Path)>,
     pub lost: Vec<(Duration, Path)>,
+    pub doubted: Vec<Duration>,
     pub holds: Vec<Duration>,
     pub observed: BTreeSet<SocketAddr>,
     pub small: usize,
@@ -400,7 +401,7 @@ impl World {
                         self.seen[end].proven.insert(path.remote);
                     }
                     Output::Lost { path } => self.seen[end].lost.push((self.now, path)),
-                    Output::Doubted { .. } => {}
+                    Output::Doubted { .. } => self.seen[end].doubted.push(self.now),
                     Output::NeedPermission { slot, remote } => {
                         assert_eq!((end, slot), (GATEWAY, SLOT));
                         self.permitted.insert(remote.ip());
