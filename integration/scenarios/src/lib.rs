@@ -8,10 +8,12 @@ mod alone;
 mod ground;
 mod nodes;
 pub mod steps;
+mod street;
 mod world;
 
 pub use admin::Admin;
 pub use alone::Alone;
 pub use ground::{Ground, addresses};
 pub use nodes::{Client, Node};
+pub use street::Street;
 pub use world::{Plan, World};

@@ -6,46 +6,8 @@
 
 use std::{process::Command, time::Duration};
 
-use integration_lab::{Host, Lab, Process, cargo_target_dir, program, wait, which};
-
-/// A relay alone, with one static user, on both families.
-fn relay(host: &Host, more: &[&str]) -> Process {
-    let (state, run) =
-        (host.dir().join("state").display().to_string(), host.dir().join("run").display().to_string());
-    let relay = host
-        .launch("postern-relay", program("postern-relay").unwrap())
-        .args(["--standalone", "--static-user", "alice:wonderland"])
-        .args(["--listen", "203.0.113.20:3478", "--listen", "[2001:db8::20]:3478"])
-        .args(["--state-dir", &state, "--run-dir", &run, "--metrics-listen", "127.0.0.1:9462"])
-        .args(more)
-        .start()
-        .unwrap();
-    wait::until_true("the relay is ready", Duration::from_secs(10), || {
-        let url = "http://127.0.0.1:9462/readyz";
-        let done = host.try_run(&["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", url])?;
-        Ok(done.stdout == "200")
-    })
-    .unwrap();
-    relay
-}
-
-/// The relay's host, which is also where coturn's client runs, and a host elsewhere for plain peers.
-struct Street {
-    host: Host,
-    elsewhere: Host,
-    _lab: Lab,
-}
-
-fn street() -> Street {
-    let lab = Lab::unique().unwrap();
-    let host = lab.host("internet").unwrap();
-    let elsewhere = lab.host("elsewhere").unwrap();
-    lab.link((&host, "wan"), (&elsewhere, "wan")).unwrap();
-    let addresses = ["203.0.113.20/24", "203.0.113.30/24", "2001:db8::20/64", "2001:db8::30/64"];
-    host.address("wan", &addresses).unwrap();
-    elsewhere.address("wan", &["203.0.113.40/24"]).unwrap();
-    Street { host, elsewhere, _lab: lab }
-}
+use integration_lab::{Host, Process, cargo_target_dir, program, wait, which};
+use integration_scenarios::Street;
 
 /// Ten clients in pairs send each other 20 messages through allocations; coturn's client counts what arrives.
 fn uclient(host: &Host, words: &str) -> (i32, String) {
@@ -61,8 +23,8 @@ fn nothing_lost(said: &str) -> bool {
 
 #[test]
 fn channels_between_two_allocations_lose_nothing() {
-    let street = street();
-    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
+    let street = Street::lay_out().unwrap();
+    let _relay = street.relay(&["--allow-peer", "203.0.113.0/24"]).unwrap();
 
     let (code, said) =
         uclient(&street.host, "-y -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20");
@@ -73,8 +35,8 @@ fn channels_between_two_allocations_lose_nothing() {
 
 #[test]
 fn send_indications_lose_nothing() {
-    let street = street();
-    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
+    let street = Street::lay_out().unwrap();
+    let _relay = street.relay(&["--allow-peer", "203.0.113.0/24"]).unwrap();
 
     let (code, said) =
         uclient(&street.host, "-y -s -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20");
@@ -85,8 +47,8 @@ fn send_indications_lose_nothing() {
 
 #[test]
 fn ipv6_allocations_work_alike() {
-    let street = street();
-    let _relay = relay(&street.host, &["--allow-peer", "2001:db8::/32"]);
+    let street = Street::lay_out().unwrap();
+    let _relay = street.relay(&["--allow-peer", "2001:db8::/32"]).unwrap();
 
     let (code, said) =
         uclient(&street.host, "-y -x -u alice -w wonderland -n 20 -m 4 -c -L 2001:db8::30 2001:db8::20");
@@ -97,8 +59,8 @@ fn ipv6_allocations_work_alike() {
 
 #[test]
 fn clients_over_tcp_lose_nothing_by_channel_and_by_indication() {
-    let street = street();
-    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
+    let street = Street::lay_out().unwrap();
+    let _relay = street.relay(&["--allow-peer", "203.0.113.0/24"]).unwrap();
 
     for way in ["", "-s"] {
         let words = format!("-t -y {way} -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20");
@@ -111,8 +73,8 @@ fn clients_over_tcp_lose_nothing_by_channel_and_by_indication() {
 
 #[test]
 fn even_ports_with_a_reserved_one_after_each_are_given_to_whom_asks() {
-    let street = street();
-    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
+    let street = Street::lay_out().unwrap();
+    let _relay = street.relay(&["--allow-peer", "203.0.113.0/24"]).unwrap();
 
     // Without -c each client wants two ports in a row, for RTP and RTCP: an even one, and the one that is reserved by it.
     let (code, said) =
@@ -131,28 +93,10 @@ fn relayed_ports(said: &str) -> Vec<u16> {
     addresses.filter_map(|address| address.rsplit_once(':')?.1.parse().ok()).collect()
 }
 
-/// A certificate and its key in the host's folder.
-fn certificate(street: &Street) -> (String, String) {
-    let dir = street.host.dir();
-    let (cert, key) =
-        (dir.join("relay.pem").display().to_string(), dir.join("relay.key").display().to_string());
-    let subject = "/CN=relay.example";
-    let make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-    let rest = ["-keyout", &key, "-out", &cert, "-days", "2", "-subj", subject];
-    street.host.run(&[&make[..], &rest].concat()).unwrap();
-    (cert, key)
-}
-
-fn relay_with_tls(street: &Street) -> Process {
-    let (cert, key) = certificate(street);
-    let tls = ["--tls-cert", &cert, "--tls-key", &key, "--listen-tls", "203.0.113.20:443"];
-    relay(&street.host, &[&["--allow-peer", "203.0.113.0/24"][..], &tls].concat())
-}
-
 #[test]
 fn clients_over_tls_lose_nothing() {
-    let street = street();
-    let _relay = relay_with_tls(&street);
+    let street = Street::lay_out().unwrap();
+    let _relay = street.relay_with_tls().unwrap();
 
     let words = "-t -S -p 443 -y -u alice -w wonderland -n 20 -m 4 -c -L 203.0.113.30 203.0.113.20";
     let (code, said) = uclient(&street.host, words);
@@ -209,9 +153,9 @@ fn aioice() -> String {
 #[test]
 fn aioice_reaches_a_peer_over_udp_tcp_and_tls() {
     let python = aioice();
-    let street = street();
+    let street = Street::lay_out().unwrap();
     let _echo = echo(&street.elsewhere);
-    let _relay = relay_with_tls(&street);
+    let _relay = street.relay_with_tls().unwrap();
 
     for words in [["3478", "udp", "plain"], ["3478", "tcp", "plain"], ["443", "tcp", "tls"]] {
         let argv = [&[python.as_str(), "-c", AIOICE][..], &words].concat();
@@ -223,8 +167,8 @@ fn aioice_reaches_a_peer_over_udp_tcp_and_tls() {
 
 #[test]
 fn a_wrong_password_allocates_nothing() {
-    let street = street();
-    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
+    let street = Street::lay_out().unwrap();
+    let _relay = street.relay(&["--allow-peer", "203.0.113.0/24"]).unwrap();
 
     let (code, said) =
         uclient(&street.host, "-y -u alice -w looking-glass -n 2 -m 1 -c -L 203.0.113.30 203.0.113.20");
@@ -246,9 +190,9 @@ fn echo(host: &Host) -> Process {
 
 #[test]
 fn a_plain_peer_that_is_allowed_is_reached() {
-    let street = street();
+    let street = Street::lay_out().unwrap();
     let _echo = echo(&street.elsewhere);
-    let _relay = relay(&street.host, &["--allow-peer", "203.0.113.0/24"]);
+    let _relay = street.relay(&["--allow-peer", "203.0.113.0/24"]).unwrap();
 
     let (code, said) = uclient(&street.host, TO_A_PEER);
 
@@ -258,9 +202,9 @@ fn a_plain_peer_that_is_allowed_is_reached() {
 
 #[test]
 fn peers_in_reserved_ranges_are_refused_unless_allowed() {
-    let street = street();
+    let street = Street::lay_out().unwrap();
     let _echo = echo(&street.elsewhere);
-    let _relay = relay(&street.host, &[]);
+    let _relay = street.relay(&[]).unwrap();
 
     let (code, said) = uclient(&street.host, TO_A_PEER);
 

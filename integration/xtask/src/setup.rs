@@ -17,7 +17,7 @@ const fn tool(program: &'static str, package: &'static str, demo: bool) -> Tool 
     Tool { program, package, demo }
 }
 
-const TOOLS: [Tool; 14] = [
+const TOOLS: [Tool; 15] = [
     tool("nft", "nftables", true),
     tool("ip", "iproute2", true),
     tool("tc", "iproute2", true),
@@ -27,6 +27,7 @@ const TOOLS: [Tool; 14] = [
     tool("mount", "mount", true),
     tool("iperf3", "iperf3", false),
     tool("turnutils_uclient", "coturn", false),
+    tool("chromium-headless-shell", "chromium-headless-shell", false),
     tool("openssl", "openssl", false),
     tool("pg_ctlcluster", "postgresql", false),
     tool("debootstrap", "debootstrap", false),

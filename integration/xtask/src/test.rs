@@ -58,7 +58,7 @@ impl Test {
         let wants = |part: Part| self.only.is_none_or(|only| only == part);
         let needs_lab = wants(Part::Scenarios) || wants(Part::Foreign);
         if needs_lab && privilege() != Privilege::UserNamespace {
-            setup::ensure_tools(true)?;
+            setup::ensure_tools(!wants(Part::Foreign))?;
             build::programs()?;
         }
         let mut count = Count::default();
