@@ -12,7 +12,7 @@ use actix_rt::{Arbiter, ArbiterHandle};
 
 use crate::actor::Actor;
 use crate::directory::Directory;
-use crate::packets::{PacketSender, Ring};
+use crate::packets::{PacketSender, Ready, Ring};
 use crate::registry::{Drops, Registry};
 use crate::table::{StartError, Table};
 use crate::time::Clock;
@@ -69,6 +69,7 @@ pub(crate) struct Lane {
     /// Turns that actors have had: the universe waits until this stands still.
     pub turns: Cell<u64>,
     rings: RefCell<HashMap<Place, Rc<dyn Any>>>,
+    pub ready: Rc<Ready>,
 }
 
 thread_local! {
@@ -101,6 +102,7 @@ impl Lane {
             clock,
             turns: Cell::new(0),
             rings: RefCell::default(),
+            ready: Rc::default(),
         })
     }
 
@@ -117,7 +119,7 @@ impl Lane {
         {
             return Ok(ring);
         }
-        let ring = Ring::new(rule.ring);
+        let ring = Ring::new(rule.ring, Rc::clone(&self.ready));
         rings.insert(place, ring.erased());
         Ok(ring)
     }

@@ -205,6 +205,11 @@ impl Life {
         self.rung.swap(false, Ordering::AcqRel);
     }
 
+    /// Whether a doorbell is on its way.
+    pub(crate) fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
     /// Connects the bell, and rings it for what came before.
     pub(crate) fn connect(&self, parent: Arc<str>, thread: Arc<str>, bell: Recipient<Doorbell>) {
         let _ = self.parent.set(parent);

@@ -1,12 +1,13 @@
 //! The actix actor that owns one of ours: it feeds it, catches its panics, and rebuilds it.
 
+use std::cell::RefCell;
 use std::future::Future as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context as Task, Poll, ready};
+use std::task::{Context as Task, Poll, Waker, ready};
 
 use actix::{Actor as _, ActorContext as _, ActorFuture, AsyncContext as _, Context};
 use futures_util::StreamExt;
@@ -18,7 +19,7 @@ use crate::context::{Cx, Fate};
 use crate::family::Family;
 use crate::lane::Lane;
 use crate::mailbox::{Controlled, Doorbell, Mailbox};
-use crate::packets::Ring;
+use crate::packets::{Owner, Ring};
 use crate::registry::{ENDED, PANICKED};
 use crate::restart::{Failures, Intensity, Restart, Verdict};
 use crate::time::Sleep;
@@ -58,13 +59,13 @@ impl<A: Actor> Launch<A> {
             self;
         lane.process.registry.add(id, Arc::clone(&mailbox) as Arc<dyn Controlled>);
         let thread = Arc::clone(&lane.name);
-        let shell = Shell {
+        let shell = Rc::new(RefCell::new(Shell {
             id,
             actor: None,
             cx: Cx::new(Address(Arc::clone(&mailbox)), Rc::clone(&lane)),
             factory,
             mailbox: Arc::clone(&mailbox),
-            ring,
+            ring: ring.clone(),
             parent,
             failures: Failures::new(restart, intensity),
             phase: Phase::Running,
@@ -73,8 +74,14 @@ impl<A: Actor> Launch<A> {
             budget: COMMANDS_A_TURN,
             begun: Some(begun),
             looked: false,
-        };
-        let address = shell.start();
+            task: None,
+            panicked: false,
+        }));
+        if let Some(ring) = ring {
+            let owner: Rc<dyn Owner> = Rc::<RefCell<Shell<A>>>::clone(&shell);
+            ring.attach(Rc::downgrade(&owner));
+        }
+        let address = Place(shell).start();
         mailbox.life().connect(parent_name, thread, address.recipient());
     }
 }
@@ -83,6 +90,8 @@ impl<A: Actor> Launch<A> {
 enum Phase {
     Running,
     BackingOff,
+    #[cfg(feature = "chaos")]
+    Stalled,
     Draining,
     Ended,
 }
@@ -106,33 +115,57 @@ pub(crate) struct Shell<A: Actor> {
     begun: Option<Box<dyn FnOnce()>>,
     /// Whether the event loop looked at the descriptors since the last item of a stream but one.
     looked: bool,
+    /// Wakes the actix actor.
+    task: Option<Waker>,
+    /// The incarnation panicked over a batch that it took beside actix, which has not dealt with that yet.
+    panicked: bool,
 }
 
-impl<A: Actor> Unpin for Shell<A> {}
+/// The actix actor. Its shell is shared with the lane's queue of those that have batches, which are never busy at once.
+struct Place<A: Actor>(Rc<RefCell<Shell<A>>>);
 
-impl<A: Actor> actix::Actor for Shell<A> {
+impl<A: Actor> Unpin for Place<A> {}
+
+impl<A: Actor> actix::Actor for Place<A> {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.spawn(Pump);
-        self.revive(ctx);
-        if let Some(begun) = self.begun.take() {
+        let mut shell = self.0.borrow_mut();
+        shell.revive(ctx);
+        if let Some(begun) = shell.begun.take() {
             begun();
         }
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
+        let mut shell = self.0.borrow_mut();
         // The event loop was torn down under a living actor.
-        if self.phase != Phase::Ended {
-            self.finish(How::Stopped);
+        if shell.phase != Phase::Ended {
+            shell.finish(How::Stopped);
         }
     }
 }
 
-impl<A: Actor> actix::Handler<Doorbell> for Shell<A> {
+impl<A: Actor> actix::Handler<Doorbell> for Place<A> {
     type Result = ();
 
     fn handle(&mut self, _: Doorbell, ctx: &mut Self::Context) {
+        self.0.borrow_mut().rung(ctx);
+    }
+}
+
+impl<A: Actor> Owner for RefCell<Shell<A>> {
+    fn take_batch(&self) {
+        if let Ok(mut shell) = self.try_borrow_mut() {
+            shell.take_batch_beside_actix();
+        }
+    }
+}
+
+impl<A: Actor> Shell<A> {
+    /// The bell rang: looks at what its children and everybody else have to say.
+    fn rung(&mut self, ctx: &mut Context<Place<A>>) {
         self.mailbox.life().answer();
         if self.phase != Phase::Running {
             return;
@@ -142,6 +175,9 @@ impl<A: Actor> actix::Handler<Doorbell> for Shell<A> {
         }
         #[cfg(feature = "chaos")]
         if self.disturbed(ctx) {
+            return;
+        }
+        if !self.settle(ctx) {
             return;
         }
         while let Some(end) = self.cx.family.next_end() {
@@ -163,18 +199,16 @@ impl<A: Actor> actix::Handler<Doorbell> for Shell<A> {
         }
         ctx.wait(Yield(false));
     }
-}
 
-impl<A: Actor> Shell<A> {
     /// Runs one method of the actor. `false`: this incarnation is over.
-    fn guard(&mut self, ctx: &mut Context<Self>, method: impl FnOnce(&mut A, &mut Cx<A>)) -> bool {
+    fn guard(&mut self, ctx: &mut Context<Place<A>>, method: impl FnOnce(&mut A, &mut Cx<A>)) -> bool {
         self.guard_or(ctx, method, |_| {})
     }
 
     /// The same; `lost` counts what the actor had in hand when it panicked.
     fn guard_or(
         &mut self,
-        ctx: &mut Context<Self>,
+        ctx: &mut Context<Place<A>>,
         method: impl FnOnce(&mut A, &mut Cx<A>),
         lost: impl FnOnce(&Self),
     ) -> bool {
@@ -193,7 +227,7 @@ impl<A: Actor> Shell<A> {
     }
 
     /// Does what the actor asked for itself. `false`: this incarnation is over.
-    fn obey(&mut self, ctx: &mut Context<Self>) -> bool {
+    fn obey(&mut self, ctx: &mut Context<Place<A>>) -> bool {
         match self.cx.fate.take() {
             None => return true,
             Some(Fate::Stop) => self.drain(How::Stopped, ctx),
@@ -202,8 +236,17 @@ impl<A: Actor> Shell<A> {
         false
     }
 
+    /// Deals with what a batch that was taken beside actix came to. `false`: this incarnation is over.
+    fn settle(&mut self, ctx: &mut Context<Place<A>>) -> bool {
+        if std::mem::take(&mut self.panicked) {
+            self.fail("panicked", ctx);
+            return false;
+        }
+        self.obey(ctx)
+    }
+
     /// Builds an incarnation and starts it.
-    fn revive(&mut self, ctx: &mut Context<Self>) {
+    fn revive(&mut self, ctx: &mut Context<Place<A>>) {
         let factory = &mut self.factory;
         match catch_unwind(AssertUnwindSafe(factory)) {
             Ok(actor) => {
@@ -228,7 +271,7 @@ impl<A: Actor> Shell<A> {
         self.cx.fate = None;
     }
 
-    fn fail(&mut self, what: &'static str, ctx: &mut Context<Self>) {
+    fn fail(&mut self, what: &'static str, ctx: &mut Context<Place<A>>) {
         self.bury();
         self.cx.family.stop_all();
         match self.failures.record(self.cx.now(), rand::random()) {
@@ -250,7 +293,7 @@ impl<A: Actor> Shell<A> {
     }
 
     /// Stops the children, and then ends.
-    fn drain(&mut self, how: How, ctx: &mut Context<Self>) {
+    fn drain(&mut self, how: How, ctx: &mut Context<Place<A>>) {
         self.phase = Phase::Draining;
         self.cx.closing = true;
         self.cx.family.stop_all();
@@ -283,15 +326,19 @@ impl<A: Actor> Shell<A> {
     }
 
     /// One turn beside the control mailbox: a batch, an item of each stream, some finished futures, the deadline.
-    fn turn(&mut self, ctx: &mut Context<Self>, task: &mut Task<'_>) {
+    fn turn(&mut self, ctx: &mut Context<Place<A>>, task: &mut Task<'_>) {
         self.cx.lane.turns.set(self.cx.lane.turns.get() + 1);
         self.budget = COMMANDS_A_TURN;
-        if self.phase != Phase::Running {
+        match &mut self.task {
+            Some(known) => known.clone_from(task.waker()),
+            none => *none = Some(task.waker().clone()),
+        }
+        if self.phase != Phase::Running || !self.settle(ctx) {
             return;
         }
         // Everything that was added before is polled in this turn.
         self.cx.fresh = false;
-        let alive = self.take_batch(ctx, task)
+        let alive = self.take_batch(ctx)
             && self.take_items(ctx, task)
             && self.take_finishes(ctx, task)
             && self.take_deadline(ctx, task);
@@ -300,32 +347,68 @@ impl<A: Actor> Shell<A> {
         }
     }
 
-    fn take_batch(&mut self, ctx: &mut Context<Self>, task: &mut Task<'_>) -> bool {
-        let Some(ring) = &self.ring else { return true };
-        let Poll::Ready(batch) = ring.poll_pop(task) else { return true };
-        let refused = ring.take_refused();
-        if ring.len() == 0 {
-            // Sparse traffic costs one turn a batch, not two.
-            ring.park(task);
-        } else {
-            task.waker().wake_by_ref();
+    /// Takes a batch without actix, if nothing but that is to be done before; otherwise has actix take its turn. Control
+    /// comes first here, too.
+    fn take_batch_beside_actix(&mut self) {
+        let Some(ring) = &self.ring else { return };
+        ring.called();
+        self.cx.lane.turns.set(self.cx.lane.turns.get() + 1);
+        if self.phase != Phase::Running {
+            // What waits is taken when the next incarnation has begun.
+            return;
         }
-        self.mailbox.life().handled.fetch_add(1, Ordering::Relaxed);
-        if refused > 0 {
-            self.count_dropped(refused);
+        if self.mailbox.life().is_rung() || self.panicked || self.cx.fate.is_some() {
+            return self.wake();
         }
-        let packets = A::count(&batch);
-        self.guard_or(
-            ctx,
-            |actor, cx| actor.received(batch, cx),
-            |shell| {
-                shell.count_dropped(1);
-                shell.cx.lane.drops.count(PANICKED, packets);
-            },
-        )
+        let (Some(actor), Some(batch)) = (self.actor.as_mut(), ring.pop()) else { return };
+        let packets = Self::begin_batch(&self.mailbox, ring, &batch);
+        let cx = &mut self.cx;
+        if catch_unwind(AssertUnwindSafe(|| actor.received(batch, cx))).is_err() {
+            self.panicked = true;
+            self.count_lost(packets);
+        }
+        if self.panicked || self.cx.fate.is_some() || self.cx.fresh || self.is_timer_wrong() {
+            self.wake();
+        }
+        if let Some(ring) = &self.ring {
+            ring.call_again();
+        }
     }
 
-    fn take_items(&mut self, ctx: &mut Context<Self>, task: &mut Task<'_>) -> bool {
+    fn wake(&self) {
+        // Without a task it is about to have its first turn.
+        if let Some(task) = &self.task {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Counts a batch before it is handed over, and says how many packets it has.
+    fn begin_batch(mailbox: &Mailbox<A::Command>, ring: &Ring<A::Packets>, batch: &A::Packets) -> u64 {
+        let life = mailbox.life();
+        // Only this thread writes the counter: nothing gets lost between the two.
+        life.handled.store(life.handled.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let refused = ring.take_refused();
+        if refused > 0 {
+            life.dropped.fetch_add(refused, Ordering::Relaxed);
+        }
+        A::count(batch)
+    }
+
+    /// Counts a batch that the actor had in hand when it panicked.
+    fn count_lost(&self, packets: u64) {
+        self.count_dropped(1);
+        self.cx.lane.drops.count(PANICKED, packets);
+    }
+
+    fn take_batch(&mut self, ctx: &mut Context<Place<A>>) -> bool {
+        let Some(ring) = &self.ring else { return true };
+        let Some(batch) = ring.pop() else { return true };
+        ring.call_again();
+        let packets = Self::begin_batch(&self.mailbox, ring, &batch);
+        self.guard_or(ctx, |actor, cx| actor.received(batch, cx), |shell| shell.count_lost(packets))
+    }
+
+    fn take_items(&mut self, ctx: &mut Context<Place<A>>, task: &mut Task<'_>) -> bool {
         if self.cx.follows.is_empty() {
             return true;
         }
@@ -365,7 +448,7 @@ impl<A: Actor> Shell<A> {
         }
     }
 
-    fn take_finishes(&mut self, ctx: &mut Context<Self>, task: &mut Task<'_>) -> bool {
+    fn take_finishes(&mut self, ctx: &mut Context<Place<A>>, task: &mut Task<'_>) -> bool {
         for _ in 0..FINISHES_A_TURN {
             let Some(tasks) = &mut self.cx.tasks else { return true };
             let alive = match tasks.poll_next_unpin(task) {
@@ -385,17 +468,27 @@ impl<A: Actor> Shell<A> {
         true
     }
 
-    fn take_deadline(&mut self, ctx: &mut Context<Self>, task: &mut Task<'_>) -> bool {
+    /// Whether the timer has to be set before the actor sleeps.
+    fn is_timer_wrong(&self) -> bool {
         let exact = !self.cx.lane.clock.is_real();
+        match self.cx.deadline {
+            None => exact && self.armed.is_some(),
+            // A deadline that moves away leaves the timer where it is: it fires early and is set again, which is cheaper
+            // than moving it with every packet. A test wants to see the true deadline.
+            Some(deadline) => self.armed.is_none_or(|armed| armed > deadline || (exact && armed != deadline)),
+        }
+    }
+
+    fn take_deadline(&mut self, ctx: &mut Context<Place<A>>, task: &mut Task<'_>) -> bool {
+        let wrong = self.is_timer_wrong();
         let Some(deadline) = self.cx.deadline else {
-            if exact && self.armed.take().is_some() {
+            if wrong {
+                self.armed = None;
                 self.sleep.reset(self.cx.now());
             }
             return true;
         };
-        // A deadline that moves away leaves the timer where it is: it fires early and is set again, which is cheaper
-        // than moving it with every packet. A test wants to see the true deadline.
-        if self.armed.is_none_or(|armed| armed > deadline || (exact && armed != deadline)) {
+        if wrong {
             self.sleep.reset(deadline);
             self.armed = Some(deadline);
         }
@@ -417,7 +510,7 @@ impl<A: Actor> Shell<A> {
     }
 
     #[cfg(feature = "chaos")]
-    fn disturbed(&mut self, ctx: &mut Context<Self>) -> bool {
+    fn disturbed(&mut self, ctx: &mut Context<Place<A>>) -> bool {
         use crate::registry::Disturbance;
         let disturbance = crate::mailbox::lock(&self.mailbox.life().disturbance).take();
         match disturbance {
@@ -427,6 +520,7 @@ impl<A: Actor> Shell<A> {
             }
             Some(Disturbance::Stall(pause)) => {
                 self.mailbox.life().ring();
+                self.phase = Phase::Stalled;
                 ctx.wait(Stall(self.cx.sleep(pause)));
             }
         }
@@ -437,13 +531,13 @@ impl<A: Actor> Shell<A> {
 /// Gives the thread to the neighbours once.
 struct Yield(bool);
 
-impl<A: Actor> ActorFuture<Shell<A>> for Yield {
+impl<A: Actor> ActorFuture<Place<A>> for Yield {
     type Output = ();
 
     fn poll(
         mut self: Pin<&mut Self>,
-        _: &mut Shell<A>,
-        _: &mut Context<Shell<A>>,
+        _: &mut Place<A>,
+        _: &mut Context<Place<A>>,
         task: &mut Task<'_>,
     ) -> Poll<()> {
         if std::mem::replace(&mut self.0, true) {
@@ -457,16 +551,16 @@ impl<A: Actor> ActorFuture<Shell<A>> for Yield {
 /// Runs the turns. actix polls it after the mailbox, so control is never queued behind packets.
 struct Pump;
 
-impl<A: Actor> ActorFuture<Shell<A>> for Pump {
+impl<A: Actor> ActorFuture<Place<A>> for Pump {
     type Output = ();
 
     fn poll(
         self: Pin<&mut Self>,
-        shell: &mut Shell<A>,
-        ctx: &mut Context<Shell<A>>,
+        place: &mut Place<A>,
+        ctx: &mut Context<Place<A>>,
         task: &mut Task<'_>,
     ) -> Poll<()> {
-        shell.turn(ctx, task);
+        place.0.borrow_mut().turn(ctx, task);
         Poll::Pending
     }
 }
@@ -474,15 +568,16 @@ impl<A: Actor> ActorFuture<Shell<A>> for Pump {
 /// Waits until the children are gone and the pause is over; mailboxes fill meanwhile.
 struct BackOff(Sleep);
 
-impl<A: Actor> ActorFuture<Shell<A>> for BackOff {
+impl<A: Actor> ActorFuture<Place<A>> for BackOff {
     type Output = ();
 
     fn poll(
         mut self: Pin<&mut Self>,
-        shell: &mut Shell<A>,
-        ctx: &mut Context<Shell<A>>,
+        place: &mut Place<A>,
+        ctx: &mut Context<Place<A>>,
         task: &mut Task<'_>,
     ) -> Poll<()> {
+        let shell = &mut *place.0.borrow_mut();
         let life = shell.mailbox.life();
         life.register(task.waker());
         if life.stop_requested() {
@@ -504,15 +599,16 @@ impl<A: Actor> ActorFuture<Shell<A>> for BackOff {
 /// Waits until the children are gone, and ends the actor.
 struct Draining(How);
 
-impl<A: Actor> ActorFuture<Shell<A>> for Draining {
+impl<A: Actor> ActorFuture<Place<A>> for Draining {
     type Output = ();
 
     fn poll(
         self: Pin<&mut Self>,
-        shell: &mut Shell<A>,
-        ctx: &mut Context<Shell<A>>,
+        place: &mut Place<A>,
+        ctx: &mut Context<Place<A>>,
         task: &mut Task<'_>,
     ) -> Poll<()> {
+        let shell = &mut *place.0.borrow_mut();
         shell.mailbox.life().register(task.waker());
         if !shell.cx.family.is_empty() {
             return Poll::Pending;
@@ -528,21 +624,24 @@ impl<A: Actor> ActorFuture<Shell<A>> for Draining {
 struct Stall(Sleep);
 
 #[cfg(feature = "chaos")]
-impl<A: Actor> ActorFuture<Shell<A>> for Stall {
+impl<A: Actor> ActorFuture<Place<A>> for Stall {
     type Output = ();
 
     fn poll(
         mut self: Pin<&mut Self>,
-        shell: &mut Shell<A>,
-        ctx: &mut Context<Shell<A>>,
+        place: &mut Place<A>,
+        ctx: &mut Context<Place<A>>,
         task: &mut Task<'_>,
     ) -> Poll<()> {
+        let shell = &mut *place.0.borrow_mut();
         let life = shell.mailbox.life();
         life.register(task.waker());
         if life.stop_requested() {
             shell.drain(How::Stopped, ctx);
             return Poll::Ready(());
         }
-        Pin::new(&mut self.0).poll(task)
+        ready!(Pin::new(&mut self.0).poll(task));
+        shell.phase = Phase::Running;
+        Poll::Ready(())
     }
 }
