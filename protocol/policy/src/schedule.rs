@@ -313,6 +313,41 @@ mod tests {
     }
 
     #[test]
+    fn a_schedule_that_is_still_good_at_its_very_first_second_is_kept() {
+        let Asked(mut schedule) =
+            calendar("2026-11-02T00:00:00Z", &[window(&[Day::Mon], "08:00", "18:00", "UTC")]);
+        let from = schedule.from;
+
+        schedule.prepare(at("2026-11-01T00:00:00Z"));
+        assert_eq!(schedule.from, from);
+        schedule.prepare(at("2026-10-31T23:59:59Z"));
+        assert_eq!(schedule.from, from - DAY - 1);
+    }
+
+    #[test]
+    fn what_is_worked_out_ahead_is_what_is_asked_while_it_is_good() {
+        let Asked(mut schedule) =
+            calendar("2026-11-02T00:00:00Z", &[window(&[Day::Mon], "08:00", "18:00", "UTC")]);
+        schedule.spans = Spans::default();
+        let monday = [at("2026-11-02T09:00:00Z"), at("2026-11-09T09:00:00Z")];
+
+        // With nothing worked out it says that it is closed, and works out the rest for the question alone.
+        assert_eq!(schedule.open_until(monday[0]), None);
+        assert_eq!(schedule.open_until(at("2026-11-09T00:00:00Z") - std::time::Duration::from_secs(1)), None);
+        assert_eq!(schedule.open_until(monday[1]), Some(Some(at("2026-11-09T18:00:00Z"))));
+        assert_eq!(schedule.next_opening(at("2026-11-09T00:00:00Z")), Some(at("2026-11-09T08:00:00Z")));
+    }
+
+    #[test]
+    fn a_question_about_another_time_knows_of_a_window_that_opened_the_day_before() {
+        let night =
+            calendar("2001-01-01T00:00:00Z", &[window(&[Day::Mon], "23:00", "22:59", "Pacific/Chatham")]);
+
+        // Monday 2026-11-23 23:00 in Chatham is 09:15 UTC; almost a day later it is still open.
+        assert_eq!(night.until("2026-11-24T09:13:00Z"), closes("2026-11-24T09:14:00Z"));
+    }
+
+    #[test]
     fn no_windows_are_no_schedule() {
         assert!(Schedule::new(&[], at("2026-11-01T00:00:00Z")).is_none());
     }

@@ -26,6 +26,19 @@ fn sets_that_share_a_bit_do_not_cancel_each_other() {
 }
 
 #[test]
+fn a_rule_for_a_group_that_shares_a_bit_with_the_persons_own_speaks_of_others() {
+    // Anna is in the first of them.
+    let many = Rule { groups: (1..=256).map(|n| GroupId(id(n))).collect(), ..rule(1, Effect::Deny) };
+    let off = Rule { enabled: false, ..many };
+    let last = Rule { groups: BTreeSet::from([GroupId(id(256))]), ..rule(2, Effect::Allow) };
+    let index = Index::compile(snapshot(vec![off, last]), at(NOW));
+    let mask = |n| mask([index.sets.groups[&GroupId(id(n))]]);
+
+    assert!(mask(1).meets(&mask(256)));
+    assert!(!index.learns(PrincipalId(id(ANNA)), ResourceId(id(WIKI))));
+}
+
+#[test]
 fn masks_that_meet_in_several_words_meet() {
     for (a, b) in [(1, 65), (1, 129), (1, 193), (65, 129), (65, 193), (129, 193)] {
         assert!(mask([a, b]).meets(&mask([a, b])), "{a} {b}");

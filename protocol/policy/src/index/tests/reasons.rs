@@ -192,6 +192,68 @@ fn a_sign_in_is_too_old_from_the_very_second_on() {
     assert!(decide(deny(), &since("2026-11-24T09:00:00Z"), at(NOW)).is_allowed());
 }
 
+/// Rules that ask for one condition each.
+fn one_condition_each() -> Vec<Conditions> {
+    [
+        r#"{"source_cidrs":["198.51.100.0/24"]}"#,
+        r#"{"device_verified":true}"#,
+        r#"{"device_verified":false}"#,
+        r#"{"posture":[{"attribute":"os","is":["linux"]}]}"#,
+        r#"{"posture":[{"attribute":"client_version","at_least":"1.10"}]}"#,
+        r#"{"posture":[{"attribute":"client_version","below":"1.10"}]}"#,
+        r#"{"session_age_seconds":3600}"#,
+        r#"{"countries":["DE"]}"#,
+        r#"{"countries":["AT","BE","CH","DE","ES","FR","IT"]}"#,
+        r#"{"providers":["corp"]}"#,
+    ]
+    .into_iter()
+    .map(|json| serde_json::from_str(json).unwrap())
+    .collect()
+}
+
+#[test]
+fn whatever_is_not_known_makes_an_allow_fail_and_a_deny_match() {
+    let unknown = Context::default();
+    for conditions in one_condition_each() {
+        let allow = asking(1, Effect::Allow, conditions.clone());
+        let deny = asking(2, Effect::Deny, conditions.clone());
+
+        let allowed = decide(vec![allow], &unknown, at(NOW));
+        let denied = decide(vec![rule(1, Effect::Allow), deny], &unknown, at(NOW));
+
+        assert_eq!(allowed.verdict, Verdict::Denied(Reason::NoRuleApplies), "{conditions}");
+        assert_eq!(denied.verdict, Verdict::Denied(Reason::DeniedByRule(PolicyId(id(2)))), "{conditions}");
+    }
+}
+
+#[test]
+fn whatever_is_known_and_not_asked_for_makes_neither_an_allow_nor_a_deny_match() {
+    let known = |text: &str| text.to_owned();
+    let mut context = Context {
+        source: Some([203, 0, 113, 7].into()),
+        device_verified: Some(false),
+        posture: [("os", "macos"), ("client_version", "1.9")].map(|(a, b)| (known(a), known(b))).into(),
+        session_started: Some(at("2026-11-24T08:00:00Z")),
+        session_ends: None,
+        country: Some(known("US")),
+        provider: Some(known("other")),
+    };
+    for conditions in one_condition_each() {
+        // Two of them ask for the opposite of the others.
+        context.device_verified = conditions.device_verified.map(|wanted| !wanted);
+        let below = conditions.posture.iter().any(|posture| posture.below.is_some());
+        context.posture.insert("client_version".into(), if below { "1.10" } else { "1.9" }.into());
+        let allow = asking(1, Effect::Allow, conditions.clone());
+        let deny = asking(2, Effect::Deny, conditions.clone());
+
+        let allowed = decide(vec![allow], &context, at(NOW));
+        let denied = decide(vec![rule(1, Effect::Allow), deny], &context, at(NOW));
+
+        assert_eq!(allowed.verdict, Verdict::Denied(Reason::NoRuleApplies), "{conditions}");
+        assert!(denied.is_allowed(), "{conditions}");
+    }
+}
+
 #[test]
 fn the_longest_session_counts_from_when_the_access_began() {
     let hour = Rule { max_session: Some(Duration::from_secs(3600)), ..rule(1, Effect::Allow) };
@@ -241,6 +303,24 @@ fn a_principal_that_is_removed_reaches_nothing() {
 
     assert!(!index.speaks_of(PolicyId(id(1)), PrincipalId(id(ANNA))));
     assert!(index.groups_of(PrincipalId(id(ANNA))).is_empty());
+}
+
+#[test]
+fn only_resources_with_the_label_are_looked_at_for_a_rule_that_selects_it() {
+    let by_label = Rule {
+        resources: BTreeSet::new(),
+        resource_labels: BTreeSet::from(["env=test".parse().unwrap()]),
+        ..rule(1, Effect::Allow)
+    };
+    let mut snapshot = snapshot(vec![by_label]);
+    snapshot.resources.push(resource(2, false, &[("env", "test"), ("team", "a")]));
+    snapshot.resources.push(resource(3, false, &[("env", "production")]));
+    let index = Index::compile(snapshot, at(NOW));
+
+    let mut labels: Vec<_> = index.labelled.keys().map(|(name, value)| format!("{name}={value}")).collect();
+    labels.sort_unstable();
+    assert_eq!(labels, ["env=production", "env=test", "team=a"]);
+    assert_eq!(index.resources_of(PolicyId(id(1))), [ResourceId(id(2))]);
 }
 
 #[test]
