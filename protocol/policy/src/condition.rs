@@ -361,6 +361,125 @@ mod tests {
         assert_eq!(all(&conditions, &context).last(), Some(&Met::Unknown(Part::Provider)));
     }
 
+    /// A rule that asks for everything.
+    fn everything() -> Conditions {
+        serde_json::from_str(
+            r#"{"time_windows":[{"days":["tue"],"from":"08:00","to":"18:00","zone":"UTC"}],
+                "source_cidrs":["198.51.100.0/24"],"device_verified":true,
+                "posture":[{"attribute":"os","is":["linux"]},{"attribute":"client_version","at_least":"1.10"}],
+                "session_age_seconds":3600,"countries":["DE"],"providers":["corp"]}"#,
+        )
+        .unwrap()
+    }
+
+    fn well_known() -> Context {
+        Context {
+            source: Some("198.51.100.7".parse().unwrap()),
+            device_verified: Some(true),
+            posture: [("os", "linux"), ("client_version", "1.10")]
+                .map(|(name, own)| (name.to_owned(), own.to_owned()))
+                .into(),
+            session_started: Some(at("2026-11-24T09:30:00Z")),
+            session_ends: None,
+            country: Some("DE".into()),
+            provider: Some("corp".into()),
+        }
+    }
+
+    #[test]
+    fn each_condition_is_met_for_itself() {
+        let conditions = everything();
+        let of_other = Context {
+            source: Some("203.0.113.7".parse().unwrap()),
+            device_verified: Some(false),
+            posture: [("os", "macos"), ("client_version", "1.9")]
+                .map(|(name, own)| (name.to_owned(), own.to_owned()))
+                .into(),
+            session_started: Some(at("2026-11-24T08:30:00Z")),
+            session_ends: None,
+            country: Some("FR".into()),
+            provider: Some("other".into()),
+        };
+        let parts = [
+            Part::Source,
+            Part::DeviceVerified,
+            Part::Posture(0),
+            Part::Posture(1),
+            Part::SessionAge,
+            Part::Country,
+            Part::Provider,
+        ];
+        let open = Met::Holds(Some(at("2026-11-24T18:00:00Z")));
+
+        assert!(holds(&conditions, &well_known()));
+        assert_eq!(all(&conditions, &well_known()).len(), 1 + parts.len());
+        let failed = all(&conditions, &of_other);
+        assert_eq!(failed, [[open].as_slice(), &parts.map(Met::Fails)].concat());
+        let unknown = all(&conditions, &Context::default());
+        assert_eq!(unknown, [[open].as_slice(), &parts.map(Met::Unknown)].concat());
+    }
+
+    #[test]
+    fn one_condition_that_fails_or_is_not_known_is_enough() {
+        let conditions = everything();
+        type Change = fn(&mut Context);
+        let changes: [Change; 10] = [
+            |it| it.source = None,
+            |it| it.source = Some([203, 0, 113, 7].into()),
+            |it| it.device_verified = None,
+            |it| it.posture.retain(|name, _| name != "os"),
+            |it| _ = it.posture.insert("client_version".into(), "1.9".into()),
+            |it| _ = it.posture.insert("client_version".into(), "newest".into()),
+            |it| it.session_started = None,
+            |it| it.country = None,
+            |it| it.country = Some("FR".into()),
+            |it| it.provider = None,
+        ];
+        for (n, change) in changes.iter().enumerate() {
+            let mut context = well_known();
+            change(&mut context);
+            let lacking = all(&conditions, &context).into_iter().filter(|met| !matches!(met, Met::Holds(_)));
+            assert_eq!(lacking.count(), 1, "{n}");
+        }
+    }
+
+    #[test]
+    fn a_failure_carries_what_was_asked_for_and_what_there_is() {
+        let conditions = everything();
+        let now = at("2026-11-25T10:00:00Z");
+        let schedule = Schedule::new(&conditions.time_windows, now);
+        let failure = |part, context: &Context| conditions.failure(part, schedule.as_ref(), context, now);
+        let (known, unknown) = (well_known(), Context::default());
+
+        assert_eq!(
+            failure(Part::Window, &known),
+            Failure::OutsideWindow {
+                windows: "Tue 08:00 to 18:00 UTC".into(),
+                opens: Some(at("2026-12-01T08:00:00Z"))
+            }
+        );
+        assert_eq!(failure(Part::Source, &known), Failure::Source { own: known.source });
+        assert_eq!(
+            failure(Part::DeviceVerified, &unknown),
+            Failure::DeviceVerified { own: None, wanted: true }
+        );
+        assert_eq!(
+            failure(Part::Posture(1), &known),
+            Failure::Posture {
+                attribute: "client_version".into(),
+                own: Some("1.10".into()),
+                wanted: "1.10 or later".into()
+            }
+        );
+        assert_eq!(
+            failure(Part::SessionAge, &known),
+            Failure::SessionAge { most: 3600, own: Some(24 * 3600 + 1800) }
+        );
+        assert_eq!(failure(Part::SessionAge, &unknown), Failure::SessionAge { most: 3600, own: None });
+        assert_eq!(failure(Part::Country, &known), Failure::Country { own: known.country.clone() });
+        assert_eq!(failure(Part::Provider, &unknown), Failure::Provider { own: None });
+    }
+
     #[test]
     fn conditions_that_are_not_asked_leave_no_trace_in_json() {
         let conditions = Conditions { device_verified: Some(true), ..Conditions::default() };

@@ -219,4 +219,29 @@ mod tests {
         );
         assert!(diff(vec![], vec![deny, sometimes]).is_empty());
     }
+
+    #[test]
+    fn a_longer_session_is_gained_and_a_deny_has_none() {
+        let hours = |n: u64| Some(std::time::Duration::from_secs(3600 * n));
+        let (short, long) =
+            (Rule { max_session: hours(1), ..always("a") }, Rule { max_session: hours(8), ..always("a") });
+        let deny = Rule { max_session: hours(1), ..rule("d", Effect::Deny, Conditions::default()) };
+
+        assert_eq!(
+            diff(vec![short], vec![long]),
+            ["loses always, for at most 1h (a)", "gains always, for at most 8h (a)"]
+        );
+        assert_eq!(diff(vec![always("a")], vec![always("a"), deny]), ["loses always (d)"]);
+    }
+
+    #[test]
+    fn a_deny_of_what_nobody_has_changes_nothing() {
+        let sometimes = verified("d", Effect::Deny);
+        let deny = rule("d", Effect::Deny, Conditions::default());
+
+        assert!(diff(vec![], vec![sometimes.clone()]).is_empty());
+        assert!(diff(vec![sometimes], vec![]).is_empty());
+        assert!(diff(vec![always("a"), deny.clone()], vec![deny.clone()]).is_empty());
+        assert_eq!(diff(vec![always("a"), deny], vec![always("a")]), ["gains always (a)"]);
+    }
 }

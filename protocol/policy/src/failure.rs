@@ -128,3 +128,67 @@ impl fmt::Display for Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_has_its_name_and_says_what_the_rule_asks_for() {
+        let at: Timestamp = "2026-11-24T10:00:00Z".parse().unwrap();
+        let own = |text: &str| Some(text.to_owned());
+        let window = |opens| Failure::OutsideWindow { windows: "Mon 08:00 to 18:00 UTC".into(), opens };
+        let posture = |own| Failure::Posture { attribute: "os".into(), own, wanted: "linux".into() };
+        for (failure, name, text) in [
+            (Failure::Disabled, "enabled", "it is disabled"),
+            (Failure::NotInGroup, "group", "it is for other groups"),
+            (
+                window(Some(at)),
+                "time_window",
+                "it holds Mon 08:00 to 18:00 UTC; next from 2026-11-24T10:00:00Z",
+            ),
+            (window(None), "time_window", "it asks for a time in Mon 08:00 to 18:00 UTC"),
+            (
+                Failure::Source { own: Some([192, 0, 2, 7].into()) },
+                "source_cidr",
+                "it asks for another source address than 192.0.2.7",
+            ),
+            (Failure::Source { own: None }, "source_cidr", "it asks for a source address that is known"),
+            (
+                Failure::DeviceVerified { own: None, wanted: true },
+                "device_verified",
+                "it asks for a verified device",
+            ),
+            (
+                Failure::DeviceVerified { own: Some(true), wanted: false },
+                "device_verified",
+                "it asks for a device that is not verified",
+            ),
+            (posture(own("macos")), "posture", "it asks for os linux; the device has macos"),
+            (posture(None), "posture", "it asks for os linux; the device does not report it"),
+            (
+                Failure::SessionAge { most: 60, own: Some(61) },
+                "session_age",
+                "it asks for a sign-in at most 60 s old; this one is 61 s old",
+            ),
+            (
+                Failure::SessionAge { most: 60, own: None },
+                "session_age",
+                "it asks for a sign-in at most 60 s old; the age of this one is not known",
+            ),
+            (Failure::Country { own: own("FR") }, "country", "it asks for another country than FR"),
+            (Failure::Country { own: None }, "country", "it asks for a country that is known"),
+            (
+                Failure::Provider { own: own("corp") },
+                "provider",
+                "it asks for another identity provider than corp",
+            ),
+            (Failure::Provider { own: None }, "provider", "it asks for a sign-in at an identity provider"),
+            (Failure::Ended, "session", "it asks for a new sign-in: the longest time that it gives is over"),
+        ] {
+            assert_eq!((failure.condition(), failure.to_string().as_str()), (name, text));
+        }
+        assert_eq!(Failure::Disabled.asks_for(), "being enabled");
+        assert_eq!(Failure::NotInGroup.asks_for(), "another group");
+    }
+}

@@ -228,6 +228,26 @@ mod tests {
     }
 
     #[test]
+    fn a_window_that_begins_where_the_clock_jumps_does_not_open_for_no_time_at_all() {
+        let skipped =
+            calendar("2026-03-23T00:00:00Z", &[window(&[Day::Sun], "02:00", "02:30", "Europe/Berlin")]);
+
+        assert_eq!(skipped.until("2026-03-29T01:00:00Z"), None);
+        assert_eq!(skipped.opens("2026-03-23T00:00:00Z"), Some("2026-04-05T00:00:00Z".into()));
+    }
+
+    #[test]
+    fn a_window_within_another_does_not_end_it() {
+        let inner =
+            [window(&[Day::Mon], "08:00", "18:00", "UTC"), window(&[Day::Mon], "09:00", "10:00", "UTC")];
+        let both = calendar("2026-11-23T00:00:00Z", &inner);
+
+        assert_eq!(both.until("2026-11-23T08:30:00Z"), closes("2026-11-23T18:00:00Z"));
+        assert_eq!(both.until("2026-11-23T12:00:00Z"), closes("2026-11-23T18:00:00Z"));
+        assert_eq!(both.opens("2026-11-23T08:30:00Z"), Some("2026-11-30T08:00:00Z".into()));
+    }
+
+    #[test]
     fn a_window_in_the_hour_that_comes_twice_is_open_in_both() {
         // In the night to 2026-10-25 Berlin goes from 03:00 back to 02:00, which is 01:00 UTC.
         let twice =
@@ -252,6 +272,29 @@ mod tests {
     }
 
     #[test]
+    fn what_never_closes_never_closes_in_another_year_either() {
+        let ever = calendar("2001-01-01T00:00:00Z", &[window(&Day::ALL, "00:00", "00:00", "Europe/Berlin")]);
+
+        assert_eq!(ever.until("2026-11-23T09:00:00Z"), Some(None));
+        assert_eq!(ever.opens("2026-11-23T09:00:00Z"), None);
+    }
+
+    #[test]
+    fn the_edges_of_the_time_for_which_a_schedule_is_good_are_like_its_middle() {
+        let windows = [window(&Day::ALL, "08:00", "18:00", "UTC")];
+        let Asked(schedule) = calendar("2026-11-10T12:00:00Z", &windows);
+
+        for (time, end) in [
+            ("2026-11-09T12:00:00Z", "2026-11-09T18:00:00Z"),
+            ("2026-11-09T11:59:59Z", "2026-11-09T18:00:00Z"),
+            ("2026-11-17T11:59:59Z", "2026-11-17T18:00:00Z"),
+            ("2026-11-17T12:00:00Z", "2026-11-17T18:00:00Z"),
+        ] {
+            assert_eq!(schedule.open_until(at(time)), Some(Some(at(end))), "{time}");
+        }
+    }
+
+    #[test]
     fn a_schedule_is_worked_out_anew_a_day_before_it_is_no_longer_good() {
         let Asked(mut schedule) =
             calendar("2026-11-01T00:00:00Z", &[window(&[Day::Mon], "08:00", "18:00", "UTC")]);
@@ -267,6 +310,41 @@ mod tests {
         // A clock that was set back is followed too.
         schedule.prepare(at("2026-01-01T00:00:00Z"));
         assert_eq!(schedule.from, seconds(at("2025-12-31T00:00:00Z")));
+    }
+
+    #[test]
+    fn a_schedule_that_is_still_good_at_its_very_first_second_is_kept() {
+        let Asked(mut schedule) =
+            calendar("2026-11-02T00:00:00Z", &[window(&[Day::Mon], "08:00", "18:00", "UTC")]);
+        let from = schedule.from;
+
+        schedule.prepare(at("2026-11-01T00:00:00Z"));
+        assert_eq!(schedule.from, from);
+        schedule.prepare(at("2026-10-31T23:59:59Z"));
+        assert_eq!(schedule.from, from - DAY - 1);
+    }
+
+    #[test]
+    fn what_is_worked_out_ahead_is_what_is_asked_while_it_is_good() {
+        let Asked(mut schedule) =
+            calendar("2026-11-02T00:00:00Z", &[window(&[Day::Mon], "08:00", "18:00", "UTC")]);
+        schedule.spans = Spans::default();
+        let monday = [at("2026-11-02T09:00:00Z"), at("2026-11-09T09:00:00Z")];
+
+        // With nothing worked out it says that it is closed, and works out the rest for the question alone.
+        assert_eq!(schedule.open_until(monday[0]), None);
+        assert_eq!(schedule.open_until(at("2026-11-09T00:00:00Z") - std::time::Duration::from_secs(1)), None);
+        assert_eq!(schedule.open_until(monday[1]), Some(Some(at("2026-11-09T18:00:00Z"))));
+        assert_eq!(schedule.next_opening(at("2026-11-09T00:00:00Z")), Some(at("2026-11-09T08:00:00Z")));
+    }
+
+    #[test]
+    fn a_question_about_another_time_knows_of_a_window_that_opened_the_day_before() {
+        let night =
+            calendar("2001-01-01T00:00:00Z", &[window(&[Day::Mon], "23:00", "22:59", "Pacific/Chatham")]);
+
+        // Monday 2026-11-23 23:00 in Chatham is 09:15 UTC; almost a day later it is still open.
+        assert_eq!(night.until("2026-11-24T09:13:00Z"), closes("2026-11-24T09:14:00Z"));
     }
 
     #[test]

@@ -132,6 +132,7 @@ mod tests {
         assert!(version("1.10") > version("1.9"));
         assert!(version("1.9") < version("1.10"));
         assert!(version("2") > version("1.99.99"));
+        assert_ne!(version("1.9"), version("1.10"));
         assert_eq!(version("6.1.0-13-amd64"), version("6.1"));
         assert_eq!(version("1.2+build.7"), version("1.2.0"));
         assert_eq!(version("1.10").compare_with("1.9"), Some(Ordering::Less));

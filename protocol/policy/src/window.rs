@@ -256,6 +256,36 @@ mod tests {
     }
 
     #[test]
+    fn zones_are_told_apart_by_their_names() {
+        let zone = |name: &str| name.parse::<Zone>().unwrap();
+        let hash = |zone: &Zone| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            zone.hash(&mut hasher);
+            hasher.finish()
+        };
+        let (berlin, tokyo) = (zone("Europe/Berlin"), zone("Asia/Tokyo"));
+
+        assert_eq!(berlin, zone("Europe/Berlin"));
+        assert_ne!(berlin, tokyo);
+        assert_eq!(hash(&berlin), hash(&zone("Europe/Berlin")));
+        assert_ne!(hash(&berlin), hash(&tokyo));
+        assert_eq!(berlin.to_string(), "Europe/Berlin");
+    }
+
+    #[test]
+    fn the_offsets_of_a_zone_change_where_its_clock_does() {
+        let berlin: Zone = "Europe/Berlin".parse().unwrap();
+        let second = |text: &str| text.parse::<Timestamp>().unwrap().as_second();
+        // In the night to 2026-10-25 Berlin goes back from 03:00 to 02:00.
+        let (from, change, to) =
+            (second("2026-10-24T00:00:00Z"), second("2026-10-25T01:00:00Z"), second("2026-10-26T00:00:00Z"));
+
+        assert_eq!(berlin.spans(from, to), [(from, change, 7200), (change, to, 3600)]);
+        assert_eq!(berlin.spans(from, change), [(from, change, 7200)]);
+        assert_eq!(berlin.spans(i64::MAX, i64::MAX), []);
+    }
+
+    #[test]
     fn a_day_has_its_name() {
         // 2026-11-23 was a Monday: 20,780 days after 1970-01-01.
         let week: Vec<Day> = (0..7).map(|n| Day::of(20_780 + n)).collect();

@@ -290,12 +290,17 @@ fn the_index_decides_as_the_reference_does() {
     let first = number("POSTERN_POLICY_SEED").unwrap_or(1);
     let progress = std::env::var_os("POSTERN_POLICY_PROGRESS");
     let done = progress.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
-    let done: u64 = done.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    // What was done from another seed on is something else.
+    let done = done.and_then(|text| {
+        let (seed, done) = text.trim().split_once(' ')?;
+        (seed.parse() == Ok(first)).then(|| done.parse::<u64>().ok())?
+    });
+    let done = done.unwrap_or(0);
 
     for world in done..worlds {
         compare(first + world);
         if let Some(file) = progress.as_ref().filter(|_| world % 1_000 == 999) {
-            std::fs::write(file, (world + 1).to_string()).unwrap();
+            std::fs::write(file, format!("{first} {}", world + 1)).unwrap();
         }
     }
     if let Some(file) = progress {

@@ -1,21 +1,27 @@
 //! The same rules in Cedar. What Cedar has no words for is worked out before the clock starts: the day and the minute in
 //! each zone, versions as numbers, the age of the sign-in. It says who is allowed, and no end.
+//!
+//! Cedar looks at every policy of the set that it is given. It is asked in two ways: with all of them, as it comes, and
+//! with those alone that speak of the resource (policy slicing), which are picked by the resource before the clock starts.
 
-use std::collections::HashSet;
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context as _, Result};
 use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityUid, PolicySet, Request, RestrictedExpression,
+    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityUid, Policy, PolicyId, PolicySet,
+    Request, RestrictedExpression,
 };
 use jiff::ToSpan as _;
 use jiff::tz::TimeZone;
+use protocol_identity::ResourceId;
 use protocol_policy::{Conditions, Day, Effect};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::percentile;
+use crate::measure::measure;
 use crate::world::{Question, World, ZONES};
+
+/// Requests of Cedar are large: so many are made, and asked again after a pass.
+const REQUESTS: usize = 50_000;
 
 fn version(text: &str) -> i64 {
     let mut parts = text.split('.').map(|part| part.parse::<i64>().unwrap_or(0));
@@ -26,7 +32,7 @@ fn zone(name: &str) -> usize {
     ZONES.iter().position(|zone| *zone == name).unwrap_or(0)
 }
 
-fn when(conditions: &Conditions, max_session: bool) -> String {
+fn when(conditions: &Conditions) -> String {
     let mut parts = Vec::new();
     for window in &conditions.time_windows {
         let n = zone(&window.zone.to_string());
@@ -60,45 +66,64 @@ fn when(conditions: &Conditions, max_session: bool) -> String {
     if let Some(most) = conditions.session_age_seconds {
         parts.push(format!("context.session_age < {most}"));
     }
-    let _ = max_session;
     parts.join(" && ")
 }
 
-fn uid(kind: &str, id: impl std::fmt::Display) -> EntityUid {
-    EntityUid::from_type_name_and_id(kind.parse().unwrap(), cedar_policy::EntityId::new(id.to_string()))
+fn uid(kind: &str, id: impl std::fmt::Display) -> Result<EntityUid> {
+    Ok(EntityUid::from_type_name_and_id(kind.parse()?, EntityId::new(id.to_string())))
 }
 
 struct Loaded {
-    policies: PolicySet,
+    all: PolicySet,
+    /// The policies that speak of a resource, in the order of the resources.
+    slices: Vec<PolicySet>,
     entities: Entities,
     action: EntityUid,
 }
 
+/// Everything that Cedar can have ready: policies are parsed once, entities carry their ancestors.
+///
+/// The resources of a rule are the members of a group of resources that is the rule's, so that the scope of a policy, which
+/// Cedar looks at first, is one question to a hash table.
 fn load(world: &World) -> Result<Loaded> {
-    let mut text = String::new();
-    for rule in &world.snapshot.rules {
+    let mut all = PolicySet::new();
+    let mut by_resource: HashMap<ResourceId, PolicySet> = HashMap::new();
+    let mut named: HashMap<ResourceId, HashSet<EntityUid>> = HashMap::new();
+    let mut entities = Vec::new();
+    for (n, rule) in world.snapshot.rules.iter().enumerate() {
         let word = if rule.effect == Effect::Allow { "permit" } else { "forbid" };
         let groups: Vec<String> = rule.groups.iter().map(|id| format!("Group::\"{id}\"")).collect();
-        let resources: Vec<String> = rule.resources.iter().map(|id| format!("Resource::\"{id}\"")).collect();
-        let conditions = when(&rule.conditions, rule.max_session.is_some());
+        let conditions = when(&rule.conditions);
         let conditions = if conditions.is_empty() { String::new() } else { format!(" && {conditions}") };
-        text.push_str(&format!(
-            "{word}(principal, action, resource) when {{ [{}].contains(resource) && principal in [{}]{conditions} }};\n",
-            resources.join(", "),
+        let text = format!(
+            "{word}(principal, action, resource in Rule::\"{n}\") when {{ principal in [{}]{conditions} }};",
             groups.join(", ")
-        ));
+        );
+        let id = Some(PolicyId::new(format!("rule-{n}")));
+        let policy = Policy::parse(id, text).context("a rule as a Cedar policy")?;
+        all.add(policy.clone())?;
+        for resource in &rule.resources {
+            by_resource.entry(*resource).or_default().add(policy.clone())?;
+            named.entry(*resource).or_default().insert(uid("Rule", n)?);
+        }
+        entities.push(Entity::new_no_attrs(uid("Rule", n)?, HashSet::new()));
     }
-    let policies: PolicySet = text.parse().context("the rules as Cedar policies")?;
-    let mut all = Vec::new();
     let mut groups = HashSet::new();
     for principal in world.snapshot.principals.iter().filter(|principal| !principal.disabled) {
-        let parents: HashSet<EntityUid> = principal.groups.iter().map(|id| uid("Group", id)).collect();
+        let parents: HashSet<EntityUid> =
+            principal.groups.iter().map(|id| uid("Group", id)).collect::<Result<_>>()?;
         groups.extend(parents.iter().cloned());
-        all.push(Entity::new_no_attrs(uid("User", principal.id), parents));
+        entities.push(Entity::new_no_attrs(uid("User", principal.id)?, parents));
     }
-    all.extend(groups.into_iter().map(|group| Entity::new_no_attrs(group, HashSet::new())));
-    let entities = Entities::from_entities(all, None)?;
-    Ok(Loaded { policies, entities, action: uid("Action", "reach") })
+    entities.extend(groups.into_iter().map(|group| Entity::new_no_attrs(group, HashSet::new())));
+    let mut slices = Vec::with_capacity(world.snapshot.resources.len());
+    for resource in &world.snapshot.resources {
+        let rules = named.remove(&resource.id).unwrap_or_default();
+        entities.push(Entity::new_no_attrs(uid("Resource", resource.id)?, rules));
+        slices.push(by_resource.remove(&resource.id).unwrap_or_default());
+    }
+    let entities = Entities::from_entities(entities, None)?;
+    Ok(Loaded { all, slices, entities, action: uid("Action", "reach")? })
 }
 
 fn request(world: &World, loaded: &Loaded, question: &Question) -> Result<Request> {
@@ -119,45 +144,47 @@ fn request(world: &World, loaded: &Loaded, question: &Question) -> Result<Reques
     pairs.push(long("client_version".into(), version(&known.posture["client_version"])));
     let age = known.session_started.map_or(i64::MAX, |started| at.duration_since(started).as_secs());
     pairs.push(long("session_age".into(), age));
-    let principal = uid("User", world.snapshot.principals[question.principal as usize].id);
-    let resource = uid("Resource", world.snapshot.resources[question.resource as usize].id);
+    let principal = uid("User", world.snapshot.principals[question.principal as usize].id)?;
+    let resource = uid("Resource", world.snapshot.resources[question.resource as usize].id)?;
     Ok(Request::new(principal, loaded.action.clone(), resource, Context::from_pairs(pairs)?, None)?)
 }
 
+impl Loaded {
+    fn decide(
+        &self,
+        authorizer: &Authorizer,
+        request: &Request,
+        question: &Question,
+        sliced: bool,
+    ) -> Decision {
+        let policies = if sliced { &self.slices[question.resource as usize] } else { &self.all };
+        authorizer.is_authorized(request, policies, &self.entities).decision()
+    }
+}
+
 /// Whether each question is allowed.
-pub fn verdicts(world: &World, questions: &[Question]) -> Result<Vec<bool>> {
+pub fn verdicts(world: &World, questions: &[Question], sliced: bool) -> Result<Vec<bool>> {
     let loaded = load(world)?;
     let authorizer = Authorizer::new();
     questions
         .iter()
         .map(|question| {
             let request = request(world, &loaded, question)?;
-            let answer = authorizer.is_authorized(&request, &loaded.policies, &loaded.entities);
-            Ok(answer.decision() == Decision::Allow)
+            Ok(loaded.decide(&authorizer, &request, question, sliced) == Decision::Allow)
         })
         .collect()
 }
 
 /// Throughput on one core, and how long single decisions take. Requests are made before the clock starts.
-pub fn decisions(world: &World, questions: &[Question], secs: u64) -> Result<Value> {
+pub fn decisions(world: &World, questions: &[Question], secs: u64, sliced: bool) -> Result<Value> {
     let loaded = load(world)?;
-    let requests: Vec<Request> = questions
+    let requests: Vec<(&Question, Request)> = questions
         .iter()
-        .take(20_000)
-        .map(|question| request(world, &loaded, question))
+        .take(REQUESTS)
+        .map(|question| Ok((question, request(world, &loaded, question)?)))
         .collect::<Result<_>>()?;
     let authorizer = Authorizer::new();
-    let deadline = Duration::from_secs(secs);
-    let (mut took, started) = (Vec::new(), Instant::now());
-    for request in requests.iter().cycle() {
-        let one = Instant::now();
-        black_box(authorizer.is_authorized(request, &loaded.policies, &loaded.entities));
-        took.push(one.elapsed().as_nanos() as u64);
-        if started.elapsed() >= deadline {
-            break;
-        }
-    }
-    let rate = took.len() as f64 / started.elapsed().as_secs_f64();
-    took.sort_unstable();
-    Ok(json!({ "rate": rate, "p50_us": percentile(&took, 0.5) / 1e3, "p99_us": percentile(&took, 0.99) / 1e3 }))
+    Ok(measure(&requests, secs, |(question, request)| {
+        loaded.decide(&authorizer, request, question, sliced) == Decision::Allow
+    }))
 }

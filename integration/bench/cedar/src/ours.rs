@@ -1,13 +1,13 @@
 //! Our engine.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::{Timestamp, ToSpan as _};
 use protocol_policy::{Index, Request, Verdict};
 use serde_json::{Value, json};
 
-use crate::percentile;
+use crate::measure::measure;
 use crate::world::{Question, Random, World};
 
 /// Decides one question: the same call as the control plane's.
@@ -32,39 +32,9 @@ pub fn verdicts(world: &World, questions: &[Question]) -> Vec<bool> {
 /// Throughput on one core, and how long single decisions take.
 pub fn decisions(world: &World, questions: &[Question], secs: u64) -> Value {
     let index = Index::compile(world.snapshot.clone(), world.now);
-    let deadline = Duration::from_secs(secs);
-    let (mut decided, started) = (0u64, Instant::now());
-    // Each question comes once in a pass; caches hold what passes of a million questions leave in them.
-    'all: loop {
-        for part in questions.chunks(1024) {
-            for question in part {
-                black_box(decide(&index, world, question));
-            }
-            decided += part.len() as u64;
-            if started.elapsed() >= deadline {
-                break 'all;
-            }
-        }
-    }
-    let rate = decided as f64 / started.elapsed().as_secs_f64();
-    let mut took: Vec<u64> = questions
-        .iter()
-        .map(|question| {
-            let started = Instant::now();
-            black_box(decide(&index, world, question));
-            started.elapsed().as_nanos() as u64
-        })
-        .collect();
-    took.sort_unstable();
-    let allowed = questions
-        .iter()
-        .filter(|question| matches!(decide(&index, world, question), Verdict::Allowed { .. }))
-        .count();
-    json!({
-        "rate": rate,
-        "p50_us": percentile(&took, 0.5) / 1e3,
-        "p99_us": percentile(&took, 0.99) / 1e3,
-        "allowed_percent": 100.0 * allowed as f64 / questions.len() as f64,
+    // All of the answer is made, rule and end, and looked at.
+    measure(questions, secs, |question| {
+        matches!(black_box(decide(&index, world, question)), Verdict::Allowed { .. })
     })
 }
 
@@ -81,18 +51,19 @@ pub fn changes(world: &World) -> Value {
     let mut random = Random(7);
     let mut kinds = serde_json::Map::new();
     let mut worst: f64 = 0.0;
-    let mut time = |kind: &str, times: usize, index: &mut Index, change: &mut dyn FnMut(&mut Index, &mut Random)| {
-        let mut took: Vec<f64> = (0..times)
-            .map(|_| {
-                let started = Instant::now();
-                change(index, &mut random);
-                millis(started)
-            })
-            .collect();
-        took.sort_by(f64::total_cmp);
-        worst = worst.max(took[took.len() - 1]);
-        kinds.insert(kind.to_owned(), json!(took[took.len() / 2]));
-    };
+    let mut time =
+        |kind: &str, times: usize, index: &mut Index, change: &mut dyn FnMut(&mut Index, &mut Random)| {
+            let mut took: Vec<f64> = (0..times)
+                .map(|_| {
+                    let started = Instant::now();
+                    change(index, &mut random);
+                    millis(started)
+                })
+                .collect();
+            took.sort_by(f64::total_cmp);
+            worst = worst.max(took[took.len() - 1]);
+            kinds.insert(kind.to_owned(), json!(took[took.len() / 2]));
+        };
     time("rule_edited", 200, &mut index, &mut |index, random| {
         let mut rule = snapshot.rules[random.below(snapshot.rules.len())].clone();
         rule.conditions.device_verified = Some(false);

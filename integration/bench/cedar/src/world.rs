@@ -74,12 +74,15 @@ fn conditions(random: &mut Random) -> Conditions {
         conditions.device_verified = Some(true);
     }
     if random.percent(20) {
-        conditions.countries =
-            (0..2).map(|_| COUNTRIES[random.below(COUNTRIES.len())].to_owned()).collect();
+        conditions.countries = (0..2).map(|_| COUNTRIES[random.below(COUNTRIES.len())].to_owned()).collect();
     }
     if random.percent(10) {
         let at_least = Some(VERSIONS[random.below(VERSIONS.len())].parse().unwrap());
-        conditions.posture.push(Posture { attribute: "client_version".into(), at_least, ..Posture::default() });
+        conditions.posture.push(Posture {
+            attribute: "client_version".into(),
+            at_least,
+            ..Posture::default()
+        });
     }
     if random.percent(10) {
         conditions.session_age_seconds = Some(3600 * (1 + random.below(12) as u64));

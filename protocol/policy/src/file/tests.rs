@@ -90,3 +90,34 @@ fn an_error_names_its_line_and_what_to_write() {
     );
     assert!(error("team=infra", "team").contains("not a label"));
 }
+
+#[test]
+fn what_is_as_it_is_by_default_is_not_written() {
+    let (short, off) =
+        ("[[policy]]\nname = \"a\"\n", "[[policy]]\nname = \"a\"\neffect = \"deny\"\nenabled = false\n");
+    for text in [short, off] {
+        let file = PolicyFile::parse(text).unwrap();
+
+        let written = PolicyFile::write("1", [("a", &file.policies[0].rule)]);
+
+        assert_eq!(written, format!("version = \"1\"\n\n{text}"));
+    }
+}
+
+#[test]
+fn a_test_asks_for_a_principal_or_for_an_imagined_one() {
+    let asks = |who: &str| {
+        let text = format!(
+            "[[test]]\nname = \"t\"\n{who}\nto = \"wiki\"\nat = \"mon 10:00 UTC\"\nexpect = \"denied\"\n"
+        );
+        PolicyFile::parse(&text).map(|file| file.tests[0].clone()).map_err(|error| error.to_string())
+    };
+
+    assert_eq!(asks("principal = \"ci\"").unwrap().principal.as_deref(), Some("ci"));
+    assert_eq!(asks("labels = { team = \"infra\" }").unwrap().labels["team"], "infra");
+    assert_eq!(asks("").unwrap().expect, Expected::Denied);
+    assert!(
+        asks("principal = \"ci\"\nlabels = { team = \"a\" }").unwrap_err().starts_with("line 2: name either")
+    );
+    assert!(asks("labels = { team = \"in fra\" }").unwrap_err().starts_with("line 2: not a label"));
+}

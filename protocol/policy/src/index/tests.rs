@@ -1,3 +1,6 @@
+mod numbers;
+mod reasons;
+
 use std::time::Duration;
 
 use protocol_identity::PolicyId;
