@@ -10,6 +10,7 @@ pub mod machine;
 pub mod machinery;
 pub mod options;
 pub mod policy;
+pub mod profile;
 pub mod publish;
 pub mod relay;
 pub mod report;

@@ -27,6 +27,9 @@ pub struct Options {
     /// Also write the figures and charts into docs/benchmarks
     #[arg(long)]
     pub publish: bool,
+    /// Also record where processor time goes, as flame graphs beside results.json (as root)
+    #[arg(long)]
+    pub profile: bool,
     /// Print results.json on standard output instead of the table
     #[arg(long)]
     pub json: bool,
@@ -66,7 +69,12 @@ impl Options {
         let mut words = vec![format!("--secs={}", self.secs), format!("--rounds={}", self.rounds)];
         words.extend((!self.only.is_empty()).then(|| format!("--only={}", self.only.join(","))));
         words.extend(self.out.iter().map(|out| format!("--out={}", out.display())));
-        let flags = [("--publish", self.publish), ("--json", self.json), ("--strict", self.strict)];
+        let flags = [
+            ("--publish", self.publish),
+            ("--profile", self.profile),
+            ("--json", self.json),
+            ("--strict", self.strict),
+        ];
         words.extend(flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag.to_owned()));
         words
     }
@@ -136,14 +144,23 @@ mod tests {
 
     #[test]
     fn arguments_survive_being_handed_on() {
-        let asked =
-            options(&["--only", "relay,tunnel", "--secs", "7", "--rounds", "2", "--json", "--strict"]);
+        let asked = options(&[
+            "--only",
+            "relay,tunnel",
+            "--secs",
+            "7",
+            "--rounds",
+            "2",
+            "--json",
+            "--strict",
+            "--profile",
+        ]);
 
         let words = asked.arguments();
         let again = options(&words.iter().map(String::as_str).collect::<Vec<_>>());
 
         assert_eq!((again.only, again.secs, again.rounds), (asked.only.clone(), 7, 2));
-        assert!(again.json && again.strict && !again.publish);
+        assert!(again.json && again.strict && again.profile && !again.publish);
         assert_eq!(asked.command(), "cargo xtask bench --only relay,tunnel --secs 7 --rounds 2");
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     install,
     machine::{self, Machine},
     options::{Options, USAGE},
-    publish, report,
+    profile, publish, report,
     results::{PeerInfo, Results, Row, SCHEMA, SuiteResults, Values},
     suite::{Peer, Round, Setup, Suite},
     target,
@@ -26,10 +26,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     };
     signals::install()?;
     let target = integration_lab::cargo_target_dir()?.join("bench");
-    let setup =
-        Setup { secs: options.secs, rounds: usize::from(options.rounds), installed: target.join("peers") };
-    let out = options.out.clone().unwrap_or(target);
+    let out = options.out.clone().unwrap_or_else(|| target.clone());
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    let setup = Setup {
+        secs: options.secs,
+        rounds: usize::from(options.rounds),
+        installed: target.join("peers"),
+        profile: options.profile.then(|| out.clone()),
+    };
+    if options.profile {
+        install::ensure_all(&profile::needs(), &setup.installed)?;
+    }
     for suite in &suites {
         install::ensure_all(&suite.needs(), &setup.installed)?;
     }
@@ -54,7 +61,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         std::fs::write(out.join("results.json"), results.json()?)?;
     }
     if options.publish {
-        publish::publish(&results, &suites, &root().join("docs/benchmarks"))?;
+        publish::publish(&results, &suites, setup.profile.as_deref(), &root().join("docs/benchmarks"))?;
     }
     if options.json {
         print!("{}", results.json()?);
@@ -187,7 +194,7 @@ mod tests {
 
     fn result() -> (SuiteResults, Vec<&'static str>) {
         let order = Order::default();
-        let setup = Setup { secs: 1, rounds: 3, installed: PathBuf::new() };
+        let setup = Setup { secs: 1, rounds: 3, installed: PathBuf::new(), profile: None };
         let suite = Pretend { order: Rc::clone(&order) };
         let results = one(&suite, &setup).unwrap();
         (results, order.take())
@@ -232,7 +239,7 @@ mod tests {
         let results = whole();
         let suite: Box<dyn Suite> = Box::new(Pretend { order: Order::default() });
 
-        publish::publish(&results, &[suite], &folder.path().join("new")).unwrap();
+        publish::publish(&results, &[suite], Some(folder.path()), &folder.path().join("new")).unwrap();
 
         let read = |name: &str| std::fs::read_to_string(folder.path().join("new").join(name));
         let page = read("pretend.md").unwrap();

@@ -82,6 +82,8 @@ pub struct Setup {
     pub rounds: usize,
     /// Where programs from the Rust registry were installed.
     pub installed: PathBuf,
+    /// Where flame graphs go, if they are asked for.
+    pub profile: Option<PathBuf>,
 }
 
 impl Setup {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::load::{self, Between, Direction, Echoes, Stream, TOLERATED};
-use crate::suite::Round;
+use crate::{profile, suite::Round};
 
 /// What is promised: packets a second.
 pub const PROMISED_RATE: u64 = 150_000;
@@ -99,6 +99,25 @@ fn record(round: &mut Round<'_>, echoes: Echoes, [p50, p99]: [&str; 2]) -> Resul
     ensure!(echoes.lost_percent < 50.0, "{:.0} % of the echoes got no answer", echoes.lost_percent);
     round.record(p50, echoes.p50)?;
     round.record(p99, echoes.p99)
+}
+
+/// Where processor time goes under the loads that figures of it are taken of.
+pub fn profiles(round: &mut Round<'_>, between: Between<'_>) {
+    let (setup, pids) = (round.setup(), &between.processes.pids);
+    for (direction, word) in [(Direction::Up, "up"), (Direction::Down, "down")] {
+        round.case(&format!("profile of one TCP stream {word}"), |round| {
+            let title = format!("One TCP stream {word}, client and gateway");
+            let stream = Stream::single(direction, round.secs());
+            let name = format!("tunnel-flame-tcp-{word}");
+            profile::take(setup, pids, &name, &title, || load::tcp(between, stream)).map(drop)
+        });
+    }
+    round.case("profile of small packets", |round| {
+        let title = "150,000 packets a second of 200 B, client and gateway";
+        let millis = round.secs() * 1000;
+        let load = || load::packets(between, 200, PROMISED_RATE, millis);
+        profile::take(setup, pids, "tunnel-flame-200", title, load).map(drop)
+    });
 }
 
 /// Memory before anything was carried.

@@ -44,6 +44,9 @@ impl Ours {
         cases::small_packets(round, between, true);
         cases::echoes(round, between);
         cases::peak_memory(round, between);
+        if round.setup().profile.is_some() && round.number() == 1 {
+            cases::profiles(round, between);
+        }
         Ok(())
     }
 
