@@ -25,6 +25,7 @@ pub fn run() -> Result<ExitCode> {
     log.part("lab", || test::lab(None));
     log.part("scenarios", || test::scenarios(None, false, false));
     log.part("storage on PostgreSQL", test::on_postgres);
+    log.part("foreign codec", test::codecs);
     log.part("foreign tools", || test::scenarios(None, true, false));
 
     println!();

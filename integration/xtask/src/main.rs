@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `bench`, `ci`, `setup`, `build`, `lint`.
+//! The project's own commands: `cargo xtask demo`, `test`, `bench`, `ci`, `setup`, `build`, `image`, `lint`.
 
 mod bench;
 mod build;
 mod ci;
 mod deep;
 mod demo;
+mod image;
 mod report;
 mod setup;
 mod test;
@@ -35,6 +36,8 @@ enum What {
     Setup(setup::Setup),
     /// Builds the four programs and the lab's tool.
     Build,
+    /// Builds the relay as it is released and puts it into an image, without any registry.
+    Image(image::Image),
     /// Checks the format and runs clippy; warnings are errors.
     Lint,
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         What::Ci => ci::run(),
         What::Setup(setup) => setup.run(),
         What::Build => build::programs().map(|()| ExitCode::SUCCESS),
+        What::Image(image) => image.run(),
         What::Lint => build::lint().map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

@@ -17,7 +17,7 @@ const fn tool(program: &'static str, package: &'static str, demo: bool) -> Tool 
     Tool { program, package, demo }
 }
 
-const TOOLS: [Tool; 15] = [
+const TOOLS: [Tool; 16] = [
     tool("nft", "nftables", true),
     tool("ip", "iproute2", true),
     tool("tc", "iproute2", true),
@@ -28,6 +28,7 @@ const TOOLS: [Tool; 15] = [
     tool("iperf3", "iperf3", false),
     tool("turnutils_uclient", "coturn", false),
     tool("chromium-headless-shell", "chromium-headless-shell", false),
+    tool("buildah", "buildah", false),
     tool("openssl", "openssl", false),
     tool("pg_ctlcluster", "postgresql", false),
     tool("debootstrap", "debootstrap", false),

@@ -7,12 +7,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use integration_lab::{Postgres, Privilege, enter_user_namespace, privilege};
+use integration_lab::{Postgres, Privilege, cargo_target_dir, enter_user_namespace, privilege};
 
 use crate::{build, deep, setup};
 
 /// Scenario files with this prefix drive programs that others wrote.
 const FOREIGN: &str = "foreign_";
+/// The filter that runs [`codecs`] and nothing else.
+const CODECS: &str = "codec";
 /// Property tests run this many cases with `--deep`; proptest's own default is 256.
 const DEEP_CASES: &str = "4096";
 
@@ -77,6 +79,12 @@ impl Test {
         if wants(Part::Foreign) && self.filter.as_deref().is_none_or(|filter| "postgres".contains(filter)) {
             count += on_postgres()?;
         }
+        if wants(Part::Foreign)
+            && privilege() != Privilege::UserNamespace
+            && self.filter.as_deref().is_none_or(|filter| CODECS.contains(filter))
+        {
+            count += codecs()?;
+        }
         if needs_lab && privilege() == Privilege::None {
             println!("{} passed, {} failed before the scenarios", count.passed, count.failed);
             ensure!(count.failed == 0, "tests failed");
@@ -94,7 +102,7 @@ impl Test {
                 count += self::count(deep::disturbed()?)?;
             }
         }
-        if wants(Part::Foreign) {
+        if wants(Part::Foreign) && self.filter.as_deref() != Some(CODECS) {
             count += scenarios(self.filter.as_deref(), true, false)?;
         }
         ensure!(count.passed + count.failed > 0, "no test matches");
@@ -133,6 +141,16 @@ pub fn on_postgres() -> Result<Count> {
     arguments.extend(["--exclude", "integration-scenarios", "--exclude", "integration-lab", "sql::tests"]);
     let mut command = build::cargo(&arguments);
     command.env("POSTERN_TEST_POSTGRES", postgres.url());
+    count(command)
+}
+
+/// What our codec and that of the crate `turn-server` make of the same datagrams. Built in a folder of its own: that crate
+/// is a whole server, and would give the workspace's dependencies other features.
+pub fn codecs() -> Result<Count> {
+    let target = cargo_target_dir()?.join("foreign/codec");
+    let manifest = build::root().join("integration/codec/Cargo.toml");
+    let mut command = build::cargo(&["test", "--locked", "--no-fail-fast"]);
+    command.arg("--manifest-path").arg(manifest).arg("--target-dir").arg(target);
     count(command)
 }
 
