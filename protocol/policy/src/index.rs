@@ -161,7 +161,7 @@ impl Target {
 /// Sets of principals that rules speak of, by number.
 #[derive(Debug, Default)]
 struct Sets {
-    groups: HashMap<GroupId, u32>,
+    groups: ById<GroupId, u32>,
     selectors: BTreeMap<Selector, u32>,
     /// Selectors by the first label that they ask for.
     by_label: HashMap<(String, String), Vec<Selector>>,

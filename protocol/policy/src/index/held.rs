@@ -23,6 +23,8 @@ impl Held {
         }
         let mut more = [0; WIDE];
         more[0] = set;
+        // There is one for each principal: room for more than one would be wasted many times.
+        self.rest.reserve_exact(1);
         self.rest.push(more);
     }
 
