@@ -12,8 +12,9 @@ use actors_control::storage::Storage;
 use actors_runtime::{Address, Reply, TreeHandle};
 use rustls::ServerConfig;
 use services_chassis::{Chassis, Failure, Readiness, no_desk};
+use tokio::sync::Semaphore;
 
-use crate::api::{Api, Idempotency, Rates, Throttle, routes};
+use crate::api::{Api, Idempotency, JOINS, Rates, Throttle, routes};
 use crate::certificate;
 use crate::config::{Config, PROGRAM};
 use crate::init::{self, Prepared};
@@ -77,6 +78,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
                     throttle,
                     rates: Rates::default(),
                     idempotency: Idempotency::default(),
+                    joins: Semaphore::new(JOINS),
                 });
                 serve(api, ports, &tls, handle);
             }
