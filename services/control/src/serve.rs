@@ -22,6 +22,8 @@ use crate::tree::{self, Addresses, Context};
 
 /// Threads that speak HTTPS.
 const WORKERS: usize = 2;
+/// TLS handshakes of one thread at a time: what is connected waits behind no more of them.
+const HANDSHAKES: usize = 16;
 /// Connections of one thread; each node holds one.
 const CONNECTIONS: usize = 10_000;
 /// How long a client may take to say what it wants.
@@ -130,6 +132,7 @@ fn serve(api: web::Data<Api>, ports: Vec<TcpListener>, tls: &ServerConfig, handl
     let mut server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
         .workers(WORKERS)
         .max_connections(CONNECTIONS)
+        .max_connection_rate(HANDSHAKES)
         .client_request_timeout(REQUEST_WITHIN)
         .shutdown_timeout(2)
         .disable_signals();

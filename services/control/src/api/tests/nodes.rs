@@ -356,6 +356,28 @@ async fn a_deleted_token_and_a_disabled_account_end_sessions_at_once() {
 }
 
 #[actix_web::test]
+async fn a_disabled_device_and_one_of_a_disabled_account_are_cut_and_stay_out() {
+    let stage = Stage::new().await;
+    let address = serve(&stage);
+    let (token, _) = configured(&stage).await;
+    let identity = IdentityKey::generate().unwrap();
+    let again = || IdentityKey::from_seed(*identity.seed()).unwrap();
+    let connect = async || Node::connect(address, &token, again(), client()).await;
+
+    for path in ["/api/v1/devices/node", "/api/v1/service-accounts/ci"] {
+        let mut device = connect().await;
+        device.welcome().await;
+        stage.patch(path, json!({"disabled": true})).await;
+        assert_eq!(device.closed().await, CloseReason::Disabled, "{path}");
+        assert_eq!(connect().await.closed().await, CloseReason::Disabled, "{path}");
+        assert_eq!(stage.get(path).await["disabled"], true);
+        stage.patch(path, json!({"disabled": false})).await;
+    }
+
+    connect().await.welcome().await;
+}
+
+#[actix_web::test]
 async fn a_message_that_is_not_for_the_role_ends_the_session() {
     let stage = Stage::new().await;
     let address = serve(&stage);
