@@ -27,7 +27,7 @@ const HANDSHAKES: usize = 16;
 /// Connections of one thread; each node holds one.
 const CONNECTIONS: usize = 10_000;
 /// How long a client may take to say what it wants.
-const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+pub const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
 /// Sets up what is missing, and runs.
 ///

@@ -51,6 +51,7 @@ pub fn serve(stage: &Stage) -> std::net::SocketAddr {
     let api = stage.api.clone();
     let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
         .workers(1)
+        .client_request_timeout(crate::serve::REQUEST_WITHIN)
         .disable_signals()
         .bind("127.0.0.1:0")
         .unwrap();
