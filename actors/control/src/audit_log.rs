@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors_runtime::{Actor, Cx, Never};
+use actors_runtime::{Actor, Cx, Never, Reply};
 use protocol_identity::{AccountId, TokenId};
 use tokio::time::Instant;
 
@@ -26,6 +26,8 @@ const GATHER: Duration = Duration::from_millis(500);
 const MOST: usize = 64;
 /// Ends of sessions that wait to be written: every node may go at once.
 const MOST_ENDS: usize = 65_536;
+/// Ends of sessions in one transaction.
+const ENDS_AT_ONCE: usize = 256;
 /// The log is kept this long, in rows.
 const KEEP_ROWS: u64 = 500_000;
 /// How often its length is looked at.
@@ -67,9 +69,7 @@ impl AuditLog {
 
     fn flush(&mut self, cx: &mut Cx<Self>) {
         let at = self.clock.now();
-        for (account, by, note) in std::mem::take(&mut self.ends) {
-            self.notes.entry((account, by)).or_default().push(note);
-        }
+        self.write_ends(cx);
         for ((account, by), notes) in std::mem::take(&mut self.notes) {
             let ops = notes.into_iter().map(Op::Note).collect();
             let write = Write { account, by, at, ops };
@@ -85,6 +85,49 @@ impl AuditLog {
                     tracing::debug!(%error, "the use of a token could not be noted");
                 }
             });
+        }
+    }
+
+    /// Writes the ends of sessions, many in one transaction: every node may have gone at once. What the store does not
+    /// take is written later.
+    fn write_ends(&mut self, cx: &mut Cx<Self>) {
+        let at = self.clock.now();
+        let mut accounts = BTreeMap::<AccountId, Vec<(String, Note)>>::new();
+        for (account, by, note) in std::mem::take(&mut self.ends) {
+            accounts.entry(account).or_default().push((by, note));
+        }
+        for (account, ends) in accounts {
+            for ends in ends.chunks(ENDS_AT_ONCE).map(<[_]>::to_vec) {
+                let ops = ends.iter().map(|(by, note)| Op::NoteOf(by.clone(), note.clone())).collect();
+                let write = Write { account, by: "control".into(), at, ops };
+                let (reply, answer) = Reply::channel();
+                let store = cx.address_of::<Store>(keys::ONLY);
+                // A store that has no room drops the reply, and the answer says so.
+                let _ = store.tell(store::Command::Write { write, reply: Some(reply) });
+                cx.spawn(answer, move |log, result, cx| {
+                    if !matches!(result, Ok(Ok(_))) {
+                        log.keep_ends(account, ends, cx);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Ends that could not be written are kept for the next time.
+    fn keep_ends(&mut self, account: AccountId, ends: Vec<(String, Note)>, cx: &mut Cx<Self>) {
+        let room = MOST_ENDS.saturating_sub(self.ends.len());
+        let lost = ends.len().saturating_sub(room);
+        if lost > 0 {
+            cx.count_drop("audit_full", lost as u64);
+        }
+        self.ends.extend(ends.into_iter().take(room).map(|(by, note)| (account, by, note)));
+        self.wake_soon(cx);
+    }
+
+    fn wake_soon(&self, cx: &mut Cx<Self>) {
+        let soon = cx.now() + GATHER;
+        if cx.wakes_at().is_none_or(|at| at > soon) {
+            cx.wake_at(soon);
         }
     }
 
@@ -128,10 +171,7 @@ impl Actor for AuditLog {
                 self.used.entry(account).or_default().insert(token);
             }
         }
-        let soon = cx.now() + GATHER;
-        if cx.wakes_at().is_none_or(|at| at > soon) {
-            cx.wake_at(soon);
-        }
+        self.wake_soon(cx);
     }
 
     fn woken(&mut self, cx: &mut Cx<Self>) {

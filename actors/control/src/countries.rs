@@ -32,11 +32,15 @@ struct Opened {
 
 /// The countries of addresses; without a database none is known.
 #[derive(Clone, Default)]
-pub struct Countries(Option<Arc<Opened>>);
+pub struct Countries {
+    opened: Option<Arc<Opened>>,
+    /// When the file that could not be read was written: it is not tried again until it is another one.
+    crooked: Option<SystemTime>,
+}
 
 impl fmt::Debug for Countries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.opened {
             Some(opened) => write!(f, "Countries({})", opened.file.display()),
             None => f.write_str("Countries(none)"),
         }
@@ -57,19 +61,35 @@ impl Countries {
         let bytes = std::fs::read(file).map_err(|error| CountriesError::File(file.to_owned(), error))?;
         let reader = Reader::from_source(bytes);
         let reader = reader.map_err(|error| CountriesError::Format(file.to_owned(), error))?;
-        Ok(Self(Some(Arc::new(Opened { file: file.to_owned(), modified, reader }))))
+        let opened = Opened { file: file.to_owned(), modified, reader };
+        Ok(Self { opened: Some(Arc::new(opened)), crooked: None })
     }
 
-    /// The database anew, when its file is another one than the one that was read.
-    pub fn newer(&self) -> Option<Result<Self, CountriesError>> {
-        let opened = self.0.as_ref()?;
-        let now = modified(&opened.file)?;
-        (Some(now) != opened.modified).then(|| Self::open(&opened.file))
+    /// Whether there is a database.
+    pub fn are_known(&self) -> bool {
+        self.opened.is_some()
+    }
+
+    /// Reads the database anew when its file is another one than the one that was read. `None`: it is not.
+    pub fn renew(&mut self) -> Option<Result<(), CountriesError>> {
+        let opened = self.opened.as_ref()?;
+        let now = modified(&opened.file).filter(|now| opened.modified != Some(*now));
+        let now = now.filter(|now| self.crooked != Some(*now))?;
+        match Self::open(&opened.file) {
+            Ok(newer) => {
+                *self = newer;
+                Some(Ok(()))
+            }
+            Err(error) => {
+                self.crooked = Some(now);
+                Some(Err(error))
+            }
+        }
     }
 
     /// The country of an address, by its two capital letters; `None` when it is not known.
     pub fn of(&self, address: IpAddr) -> Option<String> {
-        let found = self.0.as_ref()?.reader.lookup(address.to_canonical()).ok()?;
+        let found = self.opened.as_ref()?.reader.lookup(address.to_canonical()).ok()?;
         let path = [PathElement::Key("country"), PathElement::Key("iso_code")];
         let code: &str = found.decode_path(&path).ok()??;
         (code.len() == 2).then(|| code.to_ascii_uppercase())

@@ -268,6 +268,12 @@ impl Directory {
                         peer.account == account && peer.principal == Some(id)
                     });
                 }
+                Action::Put(Object::Device(device)) if device.disabled => {
+                    let node = Node::Device(device.id);
+                    self.end_where(CloseReason::Disabled, cx, |peer| {
+                        peer.account == account && peer.node == node
+                    });
+                }
                 Action::Deleted(Kind::Device | Kind::Gateway | Kind::Relay, id) => {
                     let id = *id;
                     self.end_where(CloseReason::Disabled, cx, |peer| {
@@ -287,7 +293,7 @@ fn stands(peer: &Peer, everything: &Everything) -> Option<CloseReason> {
         match object {
             Object::Token(it) if it.id == peer.token => token = Some(it),
             Object::Principal(it) if peer.principal == Some(it.id) => principal = !it.disabled,
-            Object::Device(it) => node |= peer.node == Node::Device(it.id),
+            Object::Device(it) => node |= peer.node == Node::Device(it.id) && !it.disabled,
             Object::Gateway(it) => node |= peer.node == Node::Gateway(it.id),
             Object::Relay(it) => node |= peer.node == Node::Relay(it.id),
             _ => {}

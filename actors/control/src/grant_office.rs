@@ -45,6 +45,8 @@ pub use records::Records;
 
 /// The clock may jump: however far the next deadline is, the office looks at the time this often.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// What a new database of countries takes away ends within a second, like what any other change does.
+const LOOK_AT_COUNTRIES: Duration = Duration::from_millis(250);
 /// Commands that may wait while the office reads everything.
 const MOST_HELD: usize = 8192;
 
@@ -290,13 +292,12 @@ impl GrantOffice {
 
     /// A database of countries that was replaced is read.
     fn look_at_countries(&mut self, now: Timestamp) {
-        match self.countries.newer() {
+        match self.countries.renew() {
             None => {}
-            Some(Ok(countries)) => {
-                tracing::info!(?countries, "read anew");
-                self.countries = countries.clone();
+            Some(Ok(())) => {
+                tracing::info!(countries = ?self.countries, "read anew");
                 if let Some(office) = &mut self.office {
-                    office.handle_countries(countries, now);
+                    office.handle_countries(self.countries.clone(), now);
                 }
             }
             Some(Err(error)) => {
@@ -326,7 +327,8 @@ impl GrantOffice {
         }
         let now = self.clock.now();
         let left = Duration::try_from(office.poll_timeout().duration_since(now)).unwrap_or_default();
-        cx.wake_after(left.min(LOOK_EVERY));
+        let look = if self.countries.are_known() { LOOK_AT_COUNTRIES } else { LOOK_EVERY };
+        cx.wake_after(left.min(look));
     }
 
     fn tell(&mut self, node: Node, message: Box<ToNode>, cx: &mut Cx<Self>) {

@@ -55,6 +55,9 @@ pub enum StorageError {
     /// The token is not accepted for this installation.
     #[error("the token belongs to another installation")]
     OtherInstallation,
+    /// An administrator has disabled the node or its principal.
+    #[error("the {0} is disabled")]
+    Disabled(Kind),
     /// The account has no tunnel address left.
     #[error("all tunnel addresses of the account are taken")]
     NoAddressLeft,
@@ -76,6 +79,23 @@ pub enum StorageError {
     /// What is stored cannot be read.
     #[error("a stored {0} cannot be read")]
     Damaged(&'static str),
+}
+
+impl StorageError {
+    /// Whether it is no refusal of one change, but nothing can be written now.
+    pub fn stops_writing(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Full(_))
+    }
+
+    /// What all who waited for one way to the disk are told when it failed.
+    pub fn shared(&self) -> Self {
+        let cause = || sqlx::Error::Protocol(format!("for all changes that were written together: {self}"));
+        match self {
+            Self::Away(_) => Self::Away(cause()),
+            Self::Full(_) => Self::Full(cause()),
+            _ => Self::Database(cause()),
+        }
+    }
 }
 
 impl From<sqlx::Error> for StorageError {
@@ -156,6 +176,8 @@ pub enum Op {
     Join(Box<Join>),
     /// Notes something that changes no record.
     Note(Note),
+    /// Notes something that another than the writer did.
+    NoteOf(String, Note),
     /// Refuses the whole change unless all records of a kind are as expected.
     Check(Kind, Check),
 }
@@ -336,6 +358,10 @@ pub struct Everything {
 pub trait Storage: Send + Sync + 'static {
     /// Writes all steps and their log rows in one transaction.
     fn commit(&self, write: Write) -> Pending<'_, Committed>;
+
+    /// Writes several changes on one way to the disk. Each is carried out whole or refused by itself; they are in force
+    /// together, or none is.
+    fn commit_all(&self, writes: Vec<Write>) -> Pending<'_, Vec<Result<Committed, StorageError>>>;
 
     /// One record.
     fn find(&self, account: AccountId, kind: Kind, key: Key) -> Pending<'_, Option<Object>>;

@@ -1,4 +1,4 @@
-//! Writes to storage, one after the other, and tells followers what was committed.
+//! Writes to storage, one after the other but many on one way to the disk, and tells followers what was committed.
 //!
 //! - Parent: none; one for each process.
 //! - Core: [`Storage`], behind one trait.
@@ -23,6 +23,10 @@ use crate::storage::{Committed, Storage, StorageError, Write};
 
 /// Writes that may wait; more are refused, and their askers told that storage is busy.
 const MOST_WAITING: usize = 1024;
+/// Changes that go to the disk together: one way there takes milliseconds, however much is carried.
+const MOST_TOGETHER: usize = 64;
+/// Their steps.
+const MOST_OPS_TOGETHER: usize = 512;
 /// Commits that one follower may be behind before it misses some, notices the gap, and reads everything.
 const MOST_BEHIND: usize = 1024;
 /// A follower that had no room is told again after this long.
@@ -75,27 +79,58 @@ impl Store {
         if self.writing {
             return;
         }
-        let Some((write, reply)) = self.waiting.pop_front() else { return };
+        let (mut writes, mut replies, mut ops) = (Vec::new(), Vec::new(), 0);
+        while let Some((write, _)) = self.waiting.front() {
+            ops += write.ops.len();
+            if !writes.is_empty() && (writes.len() >= MOST_TOGETHER || ops > MOST_OPS_TOGETHER) {
+                break;
+            }
+            let Some((write, reply)) = self.waiting.pop_front() else { break };
+            writes.push(write);
+            replies.push(reply);
+        }
+        if writes.is_empty() {
+            return;
+        }
         self.writing = true;
         let storage = Arc::clone(&self.storage);
-        cx.spawn(async move { storage.commit(write).await }, move |store, result, cx| {
+        cx.spawn(async move { storage.commit_all(writes).await }, move |store, results, cx| {
             store.writing = false;
-            let result = result.map(Arc::new);
-            if let Ok(committed) = &result {
-                store.publish(committed, cx);
-            } else if let (Err(error), None) = (&result, &reply) {
-                tracing::error!(error = %with_cause(error), "a change could not be written");
-            }
-            let away = matches!(result, Err(StorageError::Away(_)));
-            // Followers are told first: whoever gets the answer may rely on it.
-            if let Some(reply) = reply {
-                reply.send(result);
-            }
-            if away {
-                store.refuse_all();
+            match results {
+                Ok(results) => {
+                    for (result, reply) in results.into_iter().zip(replies) {
+                        store.written(result, reply, cx);
+                    }
+                }
+                Err(error) => {
+                    for reply in replies {
+                        store.written(Err(error.shared()), reply, cx);
+                    }
+                    if matches!(error, StorageError::Away(_)) {
+                        store.refuse_all();
+                    }
+                }
             }
             store.next(cx);
         });
+    }
+
+    fn written(
+        &mut self,
+        result: Result<Committed, StorageError>,
+        reply: Option<Reply<Written>>,
+        cx: &mut Cx<Self>,
+    ) {
+        let result = result.map(Arc::new);
+        if let Ok(committed) = &result {
+            self.publish(committed, cx);
+        } else if let (Err(error), None) = (&result, &reply) {
+            tracing::error!(error = %with_cause(error), "a change could not be written");
+        }
+        // Followers are told first: whoever gets the answer may rely on it.
+        if let Some(reply) = reply {
+            reply.send(result);
+        }
     }
 
     /// The database is away: who waits learns it now, and not one after the other.

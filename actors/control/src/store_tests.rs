@@ -53,13 +53,17 @@ macro_rules! refused {
 }
 
 impl Storage for Counting {
-    fn commit(&self, write: Write) -> Pending<'_, Committed> {
-        let sequence = self.0.fetch_add(1, Ordering::Relaxed) + 1;
-        let changes = vec![Change { sequence, action: Action::Noted }];
-        Box::pin(std::future::ready(Ok(Committed { account: write.account, changes })))
+    fn commit_all(&self, writes: Vec<Write>) -> Pending<'_, Vec<Result<Committed, StorageError>>> {
+        let commit = |write: Write| {
+            let sequence = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+            let changes = vec![Change { sequence, action: Action::Noted }];
+            Ok(Committed { account: write.account, changes })
+        };
+        Box::pin(std::future::ready(Ok(writes.into_iter().map(commit).collect())))
     }
 
     refused! {
+        commit(Write) -> Committed;
         everything(AccountId) -> Everything;
         find(AccountId, Kind, Key) -> Option<Object>;
         list(AccountId, Kind, Page) -> Vec<Object>;

@@ -198,6 +198,7 @@ pub(crate) fn device(name: &str, principal: &Principal, host: u32) -> (Device, I
         identity: identity.public(),
         host,
         verified: false,
+        disabled: false,
         os: Some("linux".into()),
         os_version: Some("6.1".into()),
         version: Some("0.1.0".into()),
@@ -371,6 +372,7 @@ impl Storage for Memory {
 
     refused! {
         commit(Write) -> Committed;
+        commit_all(Vec<Write>) -> Vec<Result<Committed, StorageError>>;
         find(AccountId, crate::model::Kind, crate::model::Key) -> Option<Object>;
         list(AccountId, crate::model::Kind, crate::storage::Page) -> Vec<Object>;
         log(AccountId, u64, usize) -> Vec<crate::storage::LogRow>;

@@ -64,7 +64,7 @@ impl Suite for Control {
     fn notes(&self) -> Vec<String> {
         vec![
             "The nodes run on the same processors as control.".into(),
-            "Storage is SQLite with every commit on the disk; each reconnection is one commit.".into(),
+            "Storage is SQLite with every commit on the disk; changes that wait go to it together.".into(),
             "A change is timed from before the request that makes it until each node has it.".into(),
         ]
     }

@@ -180,6 +180,22 @@ impl Ground {
         self.home.address("eth1", &["192.168.8.2/24", "2001:db8:8::2/64"])
     }
 
+    /// Puts the cable of the home's first uplink back in, and pulls the second one's.
+    pub fn return_home(&self) -> Result<()> {
+        self.home.ip("link set eth0 up")?;
+        // What was pulled has lost its IPv6 address.
+        self.home.ip("-6 address replace 2001:db8:7::2/64 dev eth0 nodad")?;
+        self.home.default_route(ip("192.168.7.1")?)?;
+        self.home.default_route(ip("2001:db8:7::1")?)?;
+        self.home.ip("link set eth1 down")
+    }
+
+    /// Puts the cable of the home's second uplink back in after [`Self::return_home`].
+    pub fn replug_mobile(&self) -> Result<()> {
+        self.home.ip("link set eth1 up")?;
+        self.home.ip("-6 address replace 2001:db8:8::2/64 dev eth1 nodad")
+    }
+
     /// Pulls the cable of the home's first uplink; the second one carries on.
     pub fn roam(&self) -> Result<()> {
         self.home.default_route(ip("192.168.8.1")?)?;

@@ -27,6 +27,8 @@ pub struct Plan {
     pub nat: RouterPlan,
     /// Whether the policies that open the office are written.
     pub allowed: bool,
+    /// More arguments for control.
+    pub control_arguments: Vec<String>,
     /// More arguments for the relay.
     pub relay_arguments: Vec<String>,
     /// More arguments for the gateway.
@@ -44,6 +46,7 @@ impl Default for Plan {
         Self {
             nat: Nat::PortRestricted.into(),
             allowed: true,
+            control_arguments: Vec::new(),
             relay_arguments: Vec::new(),
             gateway_arguments: Vec::new(),
             client_arguments: Vec::new(),
@@ -165,7 +168,9 @@ impl World {
             "--public-url",
             CONTROL_URL,
         ];
-        let node = self.node(host, "postern-control", 9460, |launch| launch.args(arguments))?;
+        let node = self.node(host, "postern-control", 9460, |launch| {
+            launch.args(arguments).args(&self.plan.control_arguments)
+        })?;
         node.wait_ready(READY)?;
         let token = node.state_dir.join("admin.token");
         self.pin = fs::read_to_string(node.state_dir.join("certificate.pin"))?.trim().to_owned();

@@ -16,7 +16,7 @@ use crate::build;
 
 /// Decisions that are compared with the reference.
 const DECISIONS: &str = "1000000";
-/// Trials of each of seven kinds of change: 56 together.
+/// Trials of each of fifteen kinds of change: 120 together.
 const TRIALS: &str = "8";
 /// The scenarios that `POSTERN_EDGE_TRIALS` and a disturbed control plane are for.
 const EDGES: &str = "truth_reaches_the_edges";

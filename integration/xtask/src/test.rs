@@ -31,7 +31,7 @@ pub enum Part {
 #[derive(Args)]
 pub struct Test {
     /// Sixteen times the cases in property tests, a million decisions against the reference, mutants of the policy engine,
-    /// 56 trials of changes under flows, a control plane that is disturbed; goes on where an earlier run was stopped.
+    /// 120 trials of changes under flows, a control plane that is disturbed; goes on where an earlier run was stopped.
     #[arg(long)]
     deep: bool,
     /// Only one part.

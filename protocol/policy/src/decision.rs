@@ -50,6 +50,8 @@ pub enum Reason {
     UnknownPrincipal,
     /// The principal is disabled.
     PrincipalDisabled,
+    /// The device is disabled.
+    DeviceDisabled,
 }
 
 /// A rule that came close, and the one condition that it failed.
@@ -90,6 +92,7 @@ impl fmt::Display for Reason {
             Self::UnknownResource => "there is no such resource",
             Self::UnknownPrincipal => "there is no such user or service account",
             Self::PrincipalDisabled => "your user or service account is disabled",
+            Self::DeviceDisabled => "your device is disabled",
         })
     }
 }
@@ -118,7 +121,9 @@ impl Decision {
         let Verdict::Denied(reason) = self.verdict else { return None };
         Some(match reason {
             Reason::UnknownResource => OwnView::UnknownResource,
-            Reason::UnknownPrincipal | Reason::PrincipalDisabled => OwnView::Disabled,
+            Reason::UnknownPrincipal | Reason::PrincipalDisabled | Reason::DeviceDisabled => {
+                OwnView::Disabled
+            }
             Reason::DeniedByRule(_) | Reason::NoRule | Reason::NoRuleApplies => {
                 match &self.explanation.decided {
                     Some(rule) => OwnView::DenyRule { rule: rule.name.clone() },

@@ -2,13 +2,11 @@
 //!
 //! They work on the database itself, beside a control that runs.
 
-use std::collections::BTreeSet;
-
 use actors_control::clock::Clock;
-use actors_control::model::{Account, Object, Scope, Token};
+use actors_control::model::{Account, Object, Token};
 use actors_control::storage::{Op, Storage, StorageError, Write};
 use actors_control::store::with_cause;
-use protocol_identity::{Token as Secret, TokenId, TokenKind};
+use protocol_identity::{Token as Secret, TokenKind};
 use serde_json::json;
 use services_chassis::{Failure, secret_file};
 
@@ -74,23 +72,7 @@ pub async fn make_token(config: &Config, command: AdminTokenCommand) -> Result<(
     }
     let place = Place::prepare(&keep)?;
     let secret = draw(&place)?;
-    let token = Token {
-        id: TokenId::fresh(),
-        name: name.clone(),
-        kind: TokenKind::Admin,
-        hash: secret.hash(),
-        site: None,
-        principal: None,
-        region: None,
-        latitude: None,
-        longitude: None,
-        scopes: BTreeSet::from([Scope::Admin]),
-        many: true,
-        identity: None,
-        expires_at: None,
-        last_used_at: None,
-        created_at: now,
-    };
+    let token = Token::admin(name.clone(), secret.hash(), now);
     let ops = vec![Op::Create(Object::Token(token))];
     let written = storage.commit(Write { account: account.id, by: "operator".into(), at: now, ops }).await;
     written.inspect_err(|_| place.abandon()).map_err(|error| failed(&error))?;
@@ -188,6 +170,7 @@ impl<'a> Place<'a> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use actors_control::model::Scope;
     use clap::Parser as _;
 
     use super::*;

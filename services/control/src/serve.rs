@@ -12,8 +12,9 @@ use actors_control::storage::Storage;
 use actors_runtime::{Address, Reply, TreeHandle};
 use rustls::ServerConfig;
 use services_chassis::{Chassis, Failure, Readiness, no_desk};
+use tokio::sync::Semaphore;
 
-use crate::api::{Api, Idempotency, Rates, Throttle, routes};
+use crate::api::{Api, Idempotency, JOINS, Rates, Throttle, routes};
 use crate::certificate;
 use crate::config::{Config, PROGRAM};
 use crate::init::{self, Prepared};
@@ -21,10 +22,12 @@ use crate::tree::{self, Addresses, Context};
 
 /// Threads that speak HTTPS.
 const WORKERS: usize = 2;
+/// TLS handshakes of one thread at a time: what is connected waits behind no more of them.
+const HANDSHAKES: usize = 16;
 /// Connections of one thread; each node holds one.
 const CONNECTIONS: usize = 10_000;
 /// How long a client may take to say what it wants.
-const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+pub const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
 /// Sets up what is missing, and runs.
 ///
@@ -77,6 +80,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
                     throttle,
                     rates: Rates::default(),
                     idempotency: Idempotency::default(),
+                    joins: Semaphore::new(JOINS),
                 });
                 serve(api, ports, &tls, handle);
             }
@@ -128,6 +132,7 @@ fn serve(api: web::Data<Api>, ports: Vec<TcpListener>, tls: &ServerConfig, handl
     let mut server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
         .workers(WORKERS)
         .max_connections(CONNECTIONS)
+        .max_connection_rate(HANDSHAKES)
         .client_request_timeout(REQUEST_WITHIN)
         .shutdown_timeout(2)
         .disable_signals();

@@ -89,10 +89,15 @@ impl Office {
     /// Tells each connected device what is new among the resources that it knows, and what is gone. Of devices that were
     /// not touched themselves, only the touched resources are looked at.
     fn refresh_views(&mut self, touched: &Touched, now: Timestamp) {
-        let mut devices: Vec<DeviceId> = self.devices.keys().copied().collect();
-        if touched.resources.is_empty() {
-            devices.retain(|device| self.is_touched(*device, touched));
-        }
+        let devices: BTreeSet<DeviceId> = if touched.resources.is_empty() {
+            // Of thousands that are connected, a change mostly touches one.
+            let of_principals =
+                touched.principals.iter().flat_map(|principal| self.model.devices_of(*principal));
+            let touched = touched.devices.iter().copied().chain(of_principals);
+            touched.filter(|device| self.devices.contains_key(device)).collect()
+        } else {
+            self.devices.keys().copied().collect()
+        };
         for device in devices {
             let whole = self.is_touched(device, touched);
             let allowed_now = self.allowed_again(device, touched, whole, now);

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use protocol_identity::{DeviceId, PrincipalId, ResourceId};
 use protocol_policy::{Context, Decision, Request};
 
-use super::office::Office;
+use super::office::{Office, out_of_service};
 
 /// Who would ask.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,9 @@ impl Office {
         let (principal, context) = match question.asker {
             Asker::Device(id) => {
                 let device = self.model.devices.get(&id)?;
+                if device.disabled {
+                    return Some(out_of_service());
+                }
                 let connected = self.devices.get(&id).and_then(|online| online.source);
                 (device.principal, self.context(device, question.source.or(connected)))
             }

@@ -10,7 +10,7 @@ use protocol_control::{
     Answer, Authorize, Candidate, DenyReason, GrantVersion, Granted, MappedName, Offer, ResourceView, ToNode,
 };
 use protocol_identity::{AccountId, DeviceId, GatewayId, GrantId, PolicyId, RelayId, ResourceId};
-use protocol_policy::{Context, Decision, Request, Verdict};
+use protocol_policy::{Context, Decision, Explanation, Reason, Request, Verdict};
 
 use super::model::Model;
 use crate::countries::Countries;
@@ -360,6 +360,9 @@ impl Office {
         at: Timestamp,
     ) -> Option<Verdict> {
         let device = self.model.devices.get(&device)?;
+        if device.disabled {
+            return Some(Verdict::Denied(Reason::DeviceDisabled));
+        }
         let context = self.context(device, source);
         let request = Request { principal: device.principal, resource, context: &context, since };
         Some(self.model.index.decide(&request, at))
@@ -375,6 +378,9 @@ impl Office {
         at: Timestamp,
     ) -> Option<Decision> {
         let device = self.model.devices.get(&device)?;
+        if device.disabled {
+            return Some(out_of_service());
+        }
         let context = self.context(device, source);
         let request = Request { principal: device.principal, resource, context: &context, since };
         Some(self.model.index.explain(&request, at))
@@ -546,6 +552,11 @@ fn take_out<K: Ord>(book: &mut BTreeMap<K, BTreeSet<GrantId>>, key: K, id: Grant
             book.remove(&key);
         }
     }
+}
+
+/// The decision about whatever a disabled device asks for.
+pub(super) fn out_of_service() -> Decision {
+    Decision { verdict: Verdict::Denied(Reason::DeviceDisabled), explanation: Explanation::default() }
 }
 
 /// What is left of a lease.

@@ -78,6 +78,8 @@ pub struct Device {
     /// Its number within the account's tunnel addresses; see [`inner_addresses`].
     pub host: u32,
     pub verified: bool,
+    /// Taken out of service by an administrator.
+    pub disabled: bool,
     pub os: Option<String>,
     pub os_version: Option<String>,
     pub version: Option<String>,
@@ -145,6 +147,33 @@ impl Token {
     /// Whether its time is over.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|end| end <= now)
+    }
+
+    /// A token for any number of installations, without an end, that opens nothing yet.
+    pub fn new(id: TokenId, name: String, kind: TokenKind, hash: TokenHash, at: Timestamp) -> Self {
+        Self {
+            id,
+            name,
+            kind,
+            hash,
+            site: None,
+            principal: None,
+            region: None,
+            latitude: None,
+            longitude: None,
+            scopes: BTreeSet::new(),
+            many: true,
+            identity: None,
+            expires_at: None,
+            last_used_at: None,
+            created_at: at,
+        }
+    }
+
+    /// An admin token that may do everything.
+    pub fn admin(name: String, hash: TokenHash, at: Timestamp) -> Self {
+        let scopes = BTreeSet::from([Scope::Admin]);
+        Self { scopes, ..Self::new(TokenId::fresh(), name, TokenKind::Admin, hash, at) }
     }
 
     /// Whether an admin token reaches so far. Whoever may write may read.

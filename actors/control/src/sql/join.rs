@@ -7,7 +7,7 @@ use protocol_identity::{AccountId, DeviceId, GatewayId, IdentityPublic, RelayId,
 use super::db::Db;
 use super::write::by_id;
 use super::{columns, tables};
-use crate::model::{Device, Gateway, Kind, MAX_HOST, Object, Relay, Token};
+use crate::model::{Device, Gateway, Kind, MAX_HOST, Object, Principal, Relay, Token};
 use crate::storage::{Join, StorageError};
 
 /// The record to write, and what the log says: `joined` for a new one.
@@ -32,7 +32,14 @@ pub(super) async fn join(
     if !fits {
         return Err(StorageError::OtherInstallation);
     }
+    if let Some(principal) = token.principal
+        && let Some(Object::Principal(Principal { disabled: true, .. })) =
+            tables::find(db, account, Kind::Principal, &by_id(principal.0)).await?
+    {
+        return Err(StorageError::Disabled(Kind::Principal));
+    }
     match by_identity(db, account, kind, &join.identity).await? {
+        Some(Object::Device(Device { disabled: true, .. })) => Err(StorageError::Disabled(Kind::Device)),
         Some(object) => Ok((seen(object, &token, at, join)?, "connected")),
         // A join token that has ended lets nobody new in; those that are in go on by their identity.
         None if token.is_expired(at) => {
@@ -143,6 +150,7 @@ async fn made(
             identity: join.identity,
             host: free_host(db, account).await?,
             verified: false,
+            disabled: false,
             os: Some(os),
             os_version: Some(os_version),
             version: Some(join.version),

@@ -15,10 +15,10 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use protocol_audit::BEGINNING;
 use protocol_control::FlowBatch;
-use protocol_identity::{AccountId, GatewayId, GroupId, TokenHash, TokenId, TokenKind};
+use protocol_identity::{AccountId, GatewayId, GroupId, TokenHash, TokenId};
 use uuid::Uuid;
 
-use crate::model::{Account, Group, Key, Kind, Object, Scope, Token};
+use crate::model::{Account, Group, Key, Kind, Object, Token};
 use crate::storage::{
     Committed, Everything, FlowFilter, LogRow, Op, Page, Pending, Storage, StorageError, StoredFlow, Write,
 };
@@ -31,13 +31,14 @@ pub use sqlite_file::{Copied, NotABackup, backup, restore};
 
 /// The layout's steps, oldest first, in SQLite's words. Forward only: a step adds, and what it makes superfluous goes in a
 /// later version's step.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "start", include_str!("../../migrations/0001_start.sql")),
     (2, "scopes", include_str!("../../migrations/0002_scopes.sql")),
     (3, "draining", include_str!("../../migrations/0003_draining.sql")),
     (4, "labels", include_str!("../../migrations/0004_labels.sql")),
     (5, "chain", include_str!("../../migrations/0005_chain.sql")),
     (6, "flows", include_str!("../../migrations/0006_flows.sql")),
+    (7, "disabled", include_str!("../../migrations/0007_disabled.sql")),
 ];
 
 /// Whether the database has steps that this version does not know.
@@ -140,18 +141,39 @@ impl LogEntry<'_> {
 impl Storage for Sql {
     fn commit(&self, write: Write) -> Pending<'_, Committed> {
         Box::pin(self.pool.within(async move {
-            let Write { account, by, at, ops } = write;
             let mut transaction = self.pool.write().await?;
             let mut db = transaction.db();
             db.lock_log().await?;
-            let mut changes = Vec::with_capacity(ops.len());
-            for op in ops {
-                changes.extend(write::apply(&mut db, account, &by, at, op).await?);
-            }
-            let committed = Committed { account, changes };
+            let committed = write::apply_all(&mut db, write).await?;
             db.wake_followers(committed.sequence()).await?;
             transaction.commit().await?;
             Ok(committed)
+        }))
+    }
+
+    fn commit_all(&self, writes: Vec<Write>) -> Pending<'_, Vec<Result<Committed, StorageError>>> {
+        Box::pin(self.pool.within(async move {
+            let mut transaction = self.pool.write().await?;
+            let mut db = transaction.db();
+            db.lock_log().await?;
+            let (mut results, mut newest) = (Vec::with_capacity(writes.len()), None);
+            for write in writes {
+                // What one change did before it was refused is undone without the others.
+                db.execute("SAVEPOINT change", Vec::new()).await?;
+                let result = write::apply_all(&mut db, write).await;
+                match &result {
+                    Ok(committed) => newest = Some(committed.sequence()),
+                    Err(error) if error.stops_writing() => return result.map(|_| Vec::new()),
+                    Err(_) => drop(db.execute("ROLLBACK TO SAVEPOINT change", Vec::new()).await?),
+                }
+                db.execute("RELEASE SAVEPOINT change", Vec::new()).await?;
+                results.push(result);
+            }
+            if let Some(newest) = newest {
+                db.wake_followers(newest).await?;
+            }
+            transaction.commit().await?;
+            Ok(results)
         }))
     }
 
@@ -260,23 +282,7 @@ impl Storage for Sql {
                     members: BTreeSet::new(),
                     created_at: at,
                 }),
-                Object::Token(Token {
-                    id: TokenId::fresh(),
-                    name: "first".into(),
-                    kind: TokenKind::Admin,
-                    hash: admin,
-                    site: None,
-                    principal: None,
-                    region: None,
-                    latitude: None,
-                    longitude: None,
-                    scopes: BTreeSet::from([Scope::Admin]),
-                    many: true,
-                    identity: None,
-                    expires_at: None,
-                    last_used_at: None,
-                    created_at: at,
-                }),
+                Object::Token(Token::admin("first".into(), admin, at)),
             ];
             for object in first {
                 write::apply(&mut db, account.id, "control", at, Op::Create(object)).await?;

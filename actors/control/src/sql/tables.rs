@@ -1,6 +1,6 @@
 //! How each record is laid out in its table. All SQL that touches a record is built here, and begins with the account.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use protocol_identity::{AccountId, GroupId, PrincipalId, ResourceId};
@@ -123,6 +123,7 @@ fn layout(kind: Kind) -> Layout {
                 "identity",
                 "host",
                 "verified",
+                "disabled",
                 "os",
                 "os_version",
                 "version",
@@ -208,19 +209,30 @@ pub(super) fn table(kind: Kind) -> &'static str {
     layout(kind).table
 }
 
-async fn with_links(
+/// Reads the sets of records, which are in the order of their ids: one statement for each set, however many records.
+async fn read_links(
     db: &mut Db<'_>,
     account: AccountId,
     layout: &Layout,
-    mut object: Object,
-) -> Result<Object, StorageError> {
+    objects: &mut [Object],
+) -> Result<(), StorageError> {
+    let (Some(first), Some(last)) = (objects.first().map(Object::id), objects.last().map(Object::id)) else {
+        return Ok(());
+    };
     for link in layout.links {
-        let sql = format!("SELECT target FROM {} WHERE account = ? AND owner = ?", link.table);
-        let rows = db.fetch_all(&sql, vec![(&account).into(), (&object.id()).into()]).await?;
-        let targets = rows.iter().map(|row| uuid(row, "target")).collect::<Result<BTreeSet<_>, _>>()?;
-        (link.set)(&mut object, targets);
+        let sql = format!(
+            "SELECT owner, target FROM {} WHERE account = ? AND owner >= ? AND owner <= ?",
+            link.table
+        );
+        let mut sets = BTreeMap::<Uuid, BTreeSet<Uuid>>::new();
+        for row in db.fetch_all(&sql, vec![(&account).into(), (&first).into(), (&last).into()]).await? {
+            sets.entry(uuid(&row, "owner")?).or_default().insert(uuid(&row, "target")?);
+        }
+        for object in &mut *objects {
+            (link.set)(object, sets.remove(&object.id()).unwrap_or_default());
+        }
     }
-    Ok(object)
+    Ok(())
 }
 
 pub(super) async fn find(
@@ -240,8 +252,10 @@ pub(super) async fn find(
     match db.fetch_optional(&sql, vec![(&account).into(), (&value).into()]).await? {
         None => Ok(None),
         Some(row) => {
-            let object = (layout.read)(&row)?;
-            with_links(db, account, &layout, object).await.map(Some)
+            let mut found = [(layout.read)(&row)?];
+            read_links(db, account, &layout, &mut found).await?;
+            let [object] = found;
+            Ok(Some(object))
         }
     }
 }
@@ -265,11 +279,8 @@ pub(super) async fn list(
     }
     let _ = write!(sql, " ORDER BY id LIMIT {}", i64::try_from(page.limit).unwrap_or(i64::MAX));
     let rows = db.fetch_all(&sql, values).await?;
-    let mut objects = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let object = (layout.read)(row)?;
-        objects.push(with_links(db, account, &layout, object).await?);
-    }
+    let mut objects = rows.iter().map(layout.read).collect::<Result<Vec<_>, _>>()?;
+    read_links(db, account, &layout, &mut objects).await?;
     Ok(objects)
 }
 

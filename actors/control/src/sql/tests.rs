@@ -1,5 +1,5 @@
 use protocol_control::{Flow, FlowBatch};
-use protocol_identity::{IdentityKey, Token as Secrets};
+use protocol_identity::{IdentityKey, Token as Secrets, TokenKind};
 use serde_json::json;
 
 use super::*;
@@ -141,6 +141,41 @@ async fn a_change_and_its_row_in_the_log_come_together_or_not_at_all() {
         (committed.sequence(), "test", "created", "site", Some(office.id.0), Some("office"))
     );
     assert_eq!(db.storage.everything(db.account).await.unwrap().sequence, committed.sequence());
+}
+
+#[tokio::test]
+async fn of_changes_that_are_written_together_each_is_whole_or_refused_by_itself() {
+    let db = Database::new().await;
+    let group = |name: &str| {
+        let group = Group {
+            id: GroupId::fresh(),
+            name: name.into(),
+            everyone: false,
+            members: BTreeSet::new(),
+            created_at: noon(),
+        };
+        Op::Create(group.into())
+    };
+    let before = db.storage.everything(db.account).await.unwrap().sequence;
+
+    let results = db
+        .storage
+        .commit_all(vec![
+            write(db.account, vec![group("first")]),
+            write(db.account, vec![group("undone"), group("first")]),
+            write(db.account, vec![group("third"), group("fourth")]),
+        ])
+        .await
+        .unwrap();
+
+    let sequences: Vec<Option<u64>> =
+        results.iter().map(|result| result.as_ref().ok().map(Committed::sequence)).collect();
+    assert_eq!(sequences, [Some(before + 1), None, Some(before + 3)]);
+    assert!(matches!(results[1], Err(StorageError::NameTaken { .. })), "{:?}", results[1]);
+    let page = Page { limit: 100, ..Page::default() };
+    let groups = db.storage.list(db.account, Kind::Group, page).await.unwrap();
+    let names: Vec<&str> = groups.iter().filter_map(Object::name).collect();
+    assert_eq!(names, ["everyone", "first", "third", "fourth"]);
 }
 
 #[tokio::test]

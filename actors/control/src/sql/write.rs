@@ -8,7 +8,17 @@ use uuid::Uuid;
 use super::db::Db;
 use super::{LogEntry, flows, join, tables};
 use crate::model::{Key, Kind, Object};
-use crate::storage::{Action, Change, Op, Page, StorageError};
+use crate::storage::{Action, Change, Committed, Op, Page, StorageError, Write};
+
+/// All steps of a change.
+pub(super) async fn apply_all(db: &mut Db<'_>, write: Write) -> Result<Committed, StorageError> {
+    let Write { account, by, at, ops } = write;
+    let mut changes = Vec::with_capacity(ops.len());
+    for op in ops {
+        changes.extend(apply(db, account, &by, at, op).await?);
+    }
+    Ok(Committed { account, changes })
+}
 
 pub(super) async fn apply(
     db: &mut Db<'_>,
@@ -92,6 +102,11 @@ pub(super) async fn apply(
             let name = note.name.as_deref();
             let sequence = log(note.action, note.kind, note.id, name, &note.detail).write(db).await?;
             Change { sequence, action: Action::Noted }
+        }
+        Op::NoteOf(by, note) => {
+            let name = note.name.as_deref();
+            let log = LogEntry { by: &by, ..log(note.action, note.kind, note.id, name, &note.detail) };
+            Change { sequence: log.write(db).await?, action: Action::Noted }
         }
         Op::Check(kind, check) => {
             let page = Page { limit: usize::MAX, ..Page::default() };

@@ -286,6 +286,9 @@ pub struct DeviceUpdate {
     /// Whether somebody has checked that the device is what it says
     #[arg(long, value_name = "true|false")]
     pub verified: Option<bool>,
+    /// Takes it out of service at once (true), or back (false)
+    #[arg(long, value_name = "true|false")]
+    pub disabled: Option<bool>,
 }
 
 /// How a new token is kept.

@@ -28,7 +28,7 @@ kinds! {
     SITE = "site", "sites", ["NAME": "/name", "GATEWAYS": "/gateways", "CREATED": "/created_at"];
     GATEWAY = "gateway", "gateways", ["NAME": "/name", "SITE": "/site", "STATE": "/state", "DRAINING": "/draining", "VERSION": "/version", "ADDRESS": "/inner_ipv4", "LAST SEEN": "/last_seen_at"];
     RELAY = "relay", "relays", ["NAME": "/name", "REGION": "/region", "STATE": "/state", "VERSION": "/version", "ADDRESSES": "/addresses", "LAST SEEN": "/last_seen_at"];
-    DEVICE = "device", "devices", ["NAME": "/name", "PRINCIPAL": "/principal", "STATE": "/state", "VERIFIED": "/verified", "ADDRESS": "/inner_ipv4", "LAST SEEN": "/last_seen_at"];
+    DEVICE = "device", "devices", ["NAME": "/name", "PRINCIPAL": "/principal", "STATE": "/state", "VERIFIED": "/verified", "DISABLED": "/disabled", "ADDRESS": "/inner_ipv4", "LAST SEEN": "/last_seen_at"];
     GATEWAY_TOKEN = "gateway-token", "gateway-tokens", ["NAME": "/name", "SITE": "/site", "EXPIRES": "/expires_at", "LAST USED": "/last_used_at", "ID": "/id"];
     RELAY_TOKEN = "relay-token", "relay-tokens", ["NAME": "/name", "REGION": "/region", "EXPIRES": "/expires_at", "LAST USED": "/last_used_at", "ID": "/id"];
     ADMIN_TOKEN = "admin-token", "admin-tokens", ["NAME": "/name", "SCOPES": "/scopes", "EXPIRES": "/expires_at", "LAST USED": "/last_used_at", "ID": "/id"];
@@ -206,6 +206,7 @@ impl Change for cli::DeviceUpdate {
         Ok(object([
             ("name", self.new_name.clone().map(Value::from)),
             ("verified", self.verified.map(Value::from)),
+            ("disabled", self.disabled.map(Value::from)),
         ]))
     }
 }

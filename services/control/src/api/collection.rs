@@ -1,11 +1,10 @@
 //! What all collections share: list, show, create, change, delete.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use actors_control::model::{Key, Kind, Object, Record};
+use actors_control::model::{Key, Object, Record};
 use actors_control::storage::{Op, Page, StorageError, find, list};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +14,7 @@ use uuid::Uuid;
 use super::Api;
 use super::auth::Admin;
 use super::body::Body;
+pub use super::names::Names;
 use super::precondition::{IfMatch, etag_header};
 use super::problem::{Code, Problem};
 
@@ -165,56 +165,6 @@ impl Filter {
 pub const YES_NO: &[&str] = &["true", "false"];
 /// What a node's session may be.
 pub const STATES: &[&str] = &["online", "draining", "offline"];
-
-/// Looks names up, each once.
-pub struct Names<'a> {
-    api: &'a Api,
-    admin: &'a Admin,
-    known: BTreeMap<(Kind, Uuid), String>,
-}
-
-impl<'a> Names<'a> {
-    /// Nothing known yet.
-    pub fn new(api: &'a Api, admin: &'a Admin) -> Self {
-        Self { api, admin, known: BTreeMap::new() }
-    }
-
-    /// The account that it is about.
-    pub fn account(&self) -> protocol_identity::AccountId {
-        self.admin.account.id
-    }
-
-    /// A reference with its name; the id stands in for a name of what is gone.
-    ///
-    /// # Errors
-    /// When storage fails.
-    pub async fn of(&mut self, kind: Kind, id: Uuid) -> Result<Ref, Problem> {
-        if let Some(name) = self.known.get(&(kind, id)) {
-            return Ok(Ref { id, name: name.clone() });
-        }
-        let found = self.api.storage.find(self.admin.account.id, kind, Key::Id(id)).await?;
-        let name = found.as_ref().and_then(Object::name).map_or_else(|| id.to_string(), str::to_owned);
-        self.known.insert((kind, id), name.clone());
-        Ok(Ref { id, name })
-    }
-
-    /// References, sorted by name.
-    ///
-    /// # Errors
-    /// When storage fails.
-    pub async fn all(
-        &mut self,
-        kind: Kind,
-        ids: impl IntoIterator<Item = Uuid>,
-    ) -> Result<Vec<Ref>, Problem> {
-        let mut refs = Vec::new();
-        for id in ids {
-            refs.push(self.of(kind, id).await?);
-        }
-        refs.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(refs)
-    }
-}
 
 /// Finds what a field of a body refers to.
 ///

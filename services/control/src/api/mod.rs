@@ -8,6 +8,7 @@ mod grants;
 mod groups;
 mod guard;
 mod idempotency;
+mod names;
 mod nodes;
 mod openapi;
 mod patterns;
@@ -43,6 +44,7 @@ use actors_runtime::{Address, Reply};
 use jiff::Timestamp;
 use protocol_identity::AccountId;
 use services_chassis::Readiness;
+use tokio::sync::Semaphore;
 
 use crate::public::Public;
 use auth::Admin;
@@ -83,7 +85,12 @@ pub struct Api {
     pub rates: Rates,
     /// Answers that may be asked for again.
     pub idempotency: Idempotency,
+    /// Lets nodes into storage, so many at a time.
+    pub joins: Semaphore,
 }
+
+/// Nodes that are found or made in storage at a time; the others wait their turn.
+pub const JOINS: usize = 64;
 
 /// A time as the API writes it.
 fn time(at: Timestamp) -> String {

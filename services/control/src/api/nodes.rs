@@ -85,6 +85,8 @@ pub struct DeviceView {
     principal: Ref,
     state: NodeState,
     verified: bool,
+    /// Taken out of service: it has no session and no access.
+    disabled: bool,
     version: Option<String>,
     /// Operating system and version.
     platform: Option<String>,
@@ -124,6 +126,8 @@ pub struct RelayChange {
 pub struct DeviceChange {
     name: Option<String>,
     verified: Option<bool>,
+    /// Takes it out of service: its session and its access end at once.
+    disabled: Option<bool>,
 }
 
 /// Checks a place on the Earth.
@@ -260,8 +264,12 @@ impl Collection for Devices {
     const NOUN: &'static str = "device";
     type Record = Device;
     type View = DeviceView;
-    const FILTERS: &'static [Filter] =
-        &[Filter::by_ref("principal"), Filter::one_of("state", STATES), Filter::one_of("verified", YES_NO)];
+    const FILTERS: &'static [Filter] = &[
+        Filter::by_ref("principal"),
+        Filter::one_of("state", STATES),
+        Filter::one_of("verified", YES_NO),
+        Filter::one_of("disabled", YES_NO),
+    ];
 
     async fn view(
         _: &Api,
@@ -280,6 +288,7 @@ impl Collection for Devices {
             principal: names.of(Kind::Principal, it.principal.0).await?,
             state: state(it.id.0, online),
             verified: it.verified,
+            disabled: it.disabled,
             version: it.version,
             platform,
             identity: fingerprint(&it.identity),
@@ -305,6 +314,7 @@ impl Change for Devices {
         Ok(move |device: &mut Device| {
             device.name = body.name.unwrap_or_else(|| device.name.clone());
             device.verified = body.verified.unwrap_or(device.verified);
+            device.disabled = body.disabled.unwrap_or(device.disabled);
             Ok(())
         })
     }

@@ -4,6 +4,7 @@ use actix_web::web;
 use actors_control::grant_office::Records;
 use actors_control::model::Policy;
 use actors_control::policy_file::{self, Plan, Verb};
+use actors_control::store::with_cause;
 use protocol_policy::FileError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -145,8 +146,11 @@ async fn records(api: &Api, admin: &Admin) -> Result<Records, Problem> {
 /// Makes the plan on a thread of its own: comparing the access of many takes a while.
 async fn plan(api: &Api, records: Records, given: &PolicyFileGiven) -> Result<(Plan, Records), Problem> {
     let (file, text) = (given.file.clone(), given.text.clone());
-    let (countries, now) = (api.countries.clone(), api.clock.now());
+    let (mut countries, now) = (api.countries.clone(), api.clock.now());
     let made = web::block(move || {
+        if let Some(Err(error)) = countries.renew() {
+            tracing::warn!(error = %with_cause(&error), "the countries stay as they were");
+        }
         let plan = Plan::make(&records, &file, &text, check, &countries, now);
         (plan, records)
     })

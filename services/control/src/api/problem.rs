@@ -216,6 +216,7 @@ impl From<StorageError> for Problem {
                 Self::new(Code::StorageFull, detail).retry_after(60)
             }
             StorageError::OtherInstallation
+            | StorageError::Disabled(_)
             | StorageError::NoAddressLeft
             | StorageError::Database(_)
             | StorageError::Migration(_)

@@ -1,6 +1,6 @@
 //! Service accounts.
 
-use actors_control::model::{Group, Kind, Object, Principal, Token};
+use actors_control::model::{Group, Object, Principal, Token};
 use actors_control::storage::{Op, Page, list};
 use protocol_identity::{GroupId, PrincipalId, TokenKind};
 use protocol_policy::Labels;
@@ -87,18 +87,15 @@ impl Collection for ServiceAccounts {
     const FILTERS: &'static [Filter] = &[Filter::by_ref("group"), Filter::one_of("disabled", YES_NO)];
 
     async fn view(
-        api: &Api,
+        _: &Api,
         it: Principal,
         names: &mut Names<'_>,
         _: &Online,
     ) -> Result<ServiceAccountView, Problem> {
-        let page = Page { limit: usize::MAX, ..Page::default() };
-        let groups = list::<Group>(&*api.storage, names.account(), page).await?;
-        let own = groups.iter().filter(|group| group.members.contains(&it.id)).map(|group| group.id.0);
         Ok(ServiceAccountView {
             id: it.id.0,
             name: it.name,
-            groups: names.all(Kind::Group, own).await?,
+            groups: names.groups_of(it.id).await?,
             disabled: it.disabled,
             labels: it.labels,
             created_at: time(it.created_at),

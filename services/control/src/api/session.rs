@@ -198,11 +198,20 @@ impl Visit {
             at: self.api.clock.now(),
             ops: vec![Op::Join(Box::new(join))],
         };
-        let committed = match self.api.write(write).await {
+        let committed = {
+            // A node that is granted something must not wait behind thousands that come back at once.
+            let _turn = self.api.joins.acquire().await;
+            self.api.write(write).await
+        };
+        let committed = match committed {
             Ok(committed) => committed,
             Err(StorageError::OtherInstallation) => {
                 self.note_refusal("the token or site belongs to another installation");
                 return Err(Refused::Because(CloseReason::IdentityChanged));
+            }
+            Err(error @ StorageError::Disabled(_)) => {
+                self.note_refusal(&error.to_string());
+                return Err(Refused::Because(CloseReason::Disabled));
             }
             Err(StorageError::NotFound { .. }) => {
                 self.note_refusal("the token has ended or is gone");

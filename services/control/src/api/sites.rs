@@ -1,7 +1,7 @@
 //! Sites.
 
-use actors_control::model::{Gateway, Site};
-use actors_control::storage::{Op, Page, list};
+use actors_control::model::Site;
+use actors_control::storage::Op;
 use protocol_identity::SiteId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -57,16 +57,14 @@ impl Collection for Sites {
     type Record = Site;
     type View = SiteView;
 
-    async fn view(api: &Api, it: Site, names: &mut Names<'_>, online: &Online) -> Result<SiteView, Problem> {
-        let page = Page { limit: usize::MAX, ..Page::default() };
-        let gateways = list::<Gateway>(&*api.storage, names.account(), page).await?;
-        let own: Vec<_> = gateways.iter().filter(|gateway| gateway.site == it.id).collect();
+    async fn view(_: &Api, it: Site, names: &mut Names<'_>, online: &Online) -> Result<SiteView, Problem> {
+        let own = names.gateways_of(it.id).await?;
         Ok(SiteView {
             id: it.id.0,
             name: it.name,
             description: it.description,
             gateways: GatewayCount {
-                online: own.iter().filter(|gateway| online.contains_key(&gateway.id.0)).count(),
+                online: own.iter().filter(|gateway| online.contains_key(gateway)).count(),
                 known: own.len(),
             },
             created_at: time(it.created_at),

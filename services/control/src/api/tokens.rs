@@ -144,24 +144,9 @@ pub fn fresh(
     let (id, now) = (TokenId::fresh(), api.clock.now());
     // The end of a UUIDv7 is random.
     let drawn = || format!("token-{}", id.to_string().split_at(24).1);
-    let token = Token {
-        id,
-        name: name.unwrap_or_else(drawn),
-        kind,
-        hash: secret.hash(),
-        site: None,
-        principal: None,
-        region: None,
-        latitude: None,
-        longitude: None,
-        scopes: BTreeSet::new(),
-        many: true,
-        identity: None,
-        expires_at: end(now, expires_in_seconds)?,
-        last_used_at: None,
-        created_at: now,
-    };
-    Ok((secret, token))
+    let expires_at = end(now, expires_in_seconds)?;
+    let token = Token::new(id, name.unwrap_or_else(drawn), kind, secret.hash(), now);
+    Ok((secret, Token { expires_at, ..token }))
 }
 
 /// A token as it is shown once.

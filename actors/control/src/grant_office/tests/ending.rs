@@ -5,6 +5,7 @@ use protocol_identity::TokenKind;
 use protocol_policy::{Day, TimeWindow};
 
 use super::world::*;
+use crate::grant_office::{Asker, Question};
 use crate::model::Kind;
 use crate::storage::{Action, Change, Committed};
 use crate::testing::*;
@@ -349,6 +350,26 @@ fn a_device_that_is_no_longer_verified_and_an_address_in_another_country_lose_wh
     world.said();
     world.office.handle_countries(countries("FR"), world.now);
     assert_eq!(world.said().revokes(), 1);
+}
+
+#[test]
+fn a_disabled_device_loses_what_it_has_and_a_decision_about_it_says_why() {
+    let mut world = World::connected();
+    world.grant(world.lan.id);
+    world.said();
+    let mut device = world.device.0.clone();
+    device.disabled = true;
+
+    world.put(device.clone());
+
+    assert_eq!(world.said().revokes(), 1);
+    let asker = Asker::Device(device.id);
+    let question = Question { asker, resource: world.lan.id, at: None, source: None };
+    let decision = world.office.explain(&question, world.now).unwrap();
+    assert_eq!(decision.reason(), "your device is disabled");
+    device.disabled = false;
+    world.put(device);
+    assert!(world.office.explain(&question, world.now).unwrap().is_allowed());
 }
 
 #[test]

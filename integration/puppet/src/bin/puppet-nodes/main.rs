@@ -42,6 +42,9 @@ struct Flags {
     /// How many devices
     #[arg(long)]
     nodes: usize,
+    /// The number of the first one, for its name
+    #[arg(long, default_value_t = 0)]
+    first: usize,
     /// Connect at once and stay, without commands
     #[arg(long)]
     stay: bool,
@@ -64,7 +67,8 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn command_loop(flags: Flags, shared: Rc<Shared>) -> anyhow::Result<()> {
-    let nodes = (0..flags.nodes).map(|number| Node::new(number, number < flags.steady, &shared));
+    let nodes =
+        (0..flags.nodes).map(|number| Node::new(flags.first + number, number < flags.steady, &shared));
     let mut nodes = nodes.collect::<anyhow::Result<Vec<_>>>()?;
     println!("{}", json!({"event": "ready", "nodes": nodes.len()}));
     if flags.stay {

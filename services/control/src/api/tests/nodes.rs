@@ -51,6 +51,7 @@ pub fn serve(stage: &Stage) -> std::net::SocketAddr {
     let api = stage.api.clone();
     let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
         .workers(1)
+        .client_request_timeout(crate::serve::REQUEST_WITHIN)
         .disable_signals()
         .bind("127.0.0.1:0")
         .unwrap();
@@ -353,6 +354,28 @@ async fn a_deleted_token_and_a_disabled_account_end_sessions_at_once() {
     assert_eq!(gateway.closed().await, CloseReason::BadToken);
     assert_eq!(device.closed().await, CloseReason::Disabled);
     assert_eq!(open(address, &gateway_token).await.err(), Some(401));
+}
+
+#[actix_web::test]
+async fn a_disabled_device_and_one_of_a_disabled_account_are_cut_and_stay_out() {
+    let stage = Stage::new().await;
+    let address = serve(&stage);
+    let (token, _) = configured(&stage).await;
+    let identity = IdentityKey::generate().unwrap();
+    let again = || IdentityKey::from_seed(*identity.seed()).unwrap();
+    let connect = async || Node::connect(address, &token, again(), client()).await;
+
+    for path in ["/api/v1/devices/node", "/api/v1/service-accounts/ci"] {
+        let mut device = connect().await;
+        device.welcome().await;
+        stage.patch(path, json!({"disabled": true})).await;
+        assert_eq!(device.closed().await, CloseReason::Disabled, "{path}");
+        assert_eq!(connect().await.closed().await, CloseReason::Disabled, "{path}");
+        assert_eq!(stage.get(path).await["disabled"], true);
+        stage.patch(path, json!({"disabled": false})).await;
+    }
+
+    connect().await.welcome().await;
 }
 
 #[actix_web::test]

@@ -2,9 +2,13 @@
 
 use actix_web::test::TestRequest;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
+use super::nodes::serve;
 use super::stage::{Answer, Stage};
 use crate::api::Rates;
+use crate::serve::REQUEST_WITHIN;
 
 async fn send(stage: &Stage, method: &str, path: &str, header: (&str, &str), body: Value) -> Answer {
     let mut request = TestRequest::default()
@@ -147,6 +151,31 @@ async fn lists_are_narrowed_by_what_they_show() {
         let answer = stage.ask("GET", &format!("/api/v1/{path}"), Value::Null).await;
         assert_eq!((answer.status.as_u16(), &answer.body["field"]), (400, &json!(field)), "{path}");
     }
+}
+
+#[actix_web::test]
+async fn a_client_that_sends_its_request_slowly_is_cut() {
+    let stage = Stage::new().await;
+    let address = serve(&stage);
+    let head = format!(
+        "POST /api/v1/sites HTTP/1.1\r\nHost: control\r\nContent-Type: application/json\r\n\
+         Authorization: Bearer {}\r\n",
+        stage.token
+    );
+    let begun = format!("{head}Content-Length: 100\r\n\r\n{{");
+    let answer = async |text: &str| {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let ended = tokio::time::timeout(3 * REQUEST_WITHIN, socket.read_to_string(&mut answer)).await;
+        ended.expect("the connection is held for ever").unwrap();
+        answer
+    };
+
+    let (in_head, in_body) = tokio::join!(answer(&head), answer(&begun));
+
+    assert!(in_head.starts_with("HTTP/1.1 408"), "{in_head}");
+    assert!(in_body.starts_with("HTTP/1.1 408"), "{in_body}");
 }
 
 #[actix_web::test]

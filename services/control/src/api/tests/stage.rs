@@ -106,6 +106,7 @@ impl Stage {
             throttle: Throttle::default(),
             rates,
             idempotency: Idempotency::default(),
+            joins: tokio::sync::Semaphore::new(crate::api::JOINS),
         });
         Self { api, token, other, storage, handle, thread: Some(thread), directory: Some(directory) }
     }
