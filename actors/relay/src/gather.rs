@@ -4,7 +4,30 @@ use std::io::IoSlice;
 
 use crate::socket::{MAX_PAYLOAD, MAX_SEGMENTS};
 
-/// Up to [`MAX_SEGMENTS`] datagrams, each of up to two parts: a header and a payload.
+/// Datagrams that leave in one call, each made of `each` neighbouring parts; all but the last are `segment` bytes long.
+#[derive(Clone, Copy)]
+pub(crate) struct Segments<'a> {
+    pub(crate) parts: &'a [IoSlice<'a>],
+    pub(crate) each: usize,
+    pub(crate) segment: usize,
+    /// All together.
+    pub(crate) bytes: u64,
+}
+
+impl<'a> Segments<'a> {
+    /// One datagram.
+    pub(crate) fn one(parts: &'a [IoSlice<'a>]) -> Self {
+        let length = parts.iter().map(|part| part.len()).sum();
+        Self { parts, each: parts.len(), segment: length, bytes: length as u64 }
+    }
+
+    /// How many they are.
+    pub(crate) fn count(&self) -> u64 {
+        (self.parts.len() / self.each.max(1)) as u64
+    }
+}
+
+/// Collects up to [`MAX_SEGMENTS`] datagrams, each of up to two parts: a header and a payload.
 pub(crate) struct Gather<'a> {
     parts: [IoSlice<'a>; 2 * MAX_SEGMENTS],
     each: usize,
@@ -47,29 +70,14 @@ impl<'a> Gather<'a> {
         true
     }
 
-    pub(crate) fn parts(&self) -> &[IoSlice<'a>] {
-        self.parts.get(..self.count * self.each).unwrap_or_default()
-    }
-
-    pub(crate) fn each(&self) -> usize {
-        self.each
-    }
-
-    /// The length of each datagram but the last.
-    pub(crate) fn segment(&self) -> usize {
-        self.segment
-    }
-
-    pub(crate) fn count(&self) -> u64 {
-        self.count as u64
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes as u64
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
+    /// What was collected.
+    pub(crate) fn segments(&self) -> Segments<'_> {
+        Segments {
+            parts: self.parts.get(..self.count * self.each).unwrap_or_default(),
+            each: self.each,
+            segment: self.segment,
+            bytes: self.bytes as u64,
+        }
     }
 }
 
@@ -87,8 +95,8 @@ mod tests {
         assert!(gather.push(&[&short]));
         assert!(!gather.push(&[&short]));
 
-        assert_eq!((gather.count(), gather.segment(), gather.bytes()), (3, 100, 240));
-        assert_eq!(gather.parts().len(), 3);
+        let all = gather.segments();
+        assert_eq!((all.count(), all.segment, all.bytes, all.parts.len()), (3, 100, 240, 3));
     }
 
     #[test]
@@ -104,7 +112,7 @@ mod tests {
             assert!(full.push(&[&short, &long]));
         }
         assert!(!full.push(&[&short, &long]));
-        assert_eq!(full.parts().len(), 2 * MAX_SEGMENTS);
+        assert_eq!(full.segments().parts.len(), 2 * MAX_SEGMENTS);
     }
 
     #[test]
@@ -114,6 +122,6 @@ mod tests {
 
         while gather.push(&[&large]) {}
 
-        assert_eq!(gather.count(), 46);
+        assert_eq!(gather.segments().count(), 46);
     }
 }

@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use protocol_stun::relay::IcmpError;
 
+use crate::options;
+
 /// Room for the control messages of one error: `sock_extended_err`, the offender's address, and a time stamp.
 const CONTROL: usize = 256;
 /// Bytes of the packet that caused the error; they are not looked at.
@@ -19,12 +21,7 @@ const QUOTED: usize = 64;
 pub(crate) fn enable(socket: BorrowedFd<'_>, is_ipv4: bool) -> io::Result<()> {
     let (level, option) =
         if is_ipv4 { (libc::IPPROTO_IP, libc::IP_RECVERR) } else { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) };
-    let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
-    // SAFETY: the descriptor is open while it is borrowed, and `on` is as long as `length` says.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    options::set(socket, level, option, 1)
 }
 
 /// The next error, and the peer to whom the packet went that caused it. `Ok(None)`: an error that did not come by ICMP.

@@ -1,27 +1,27 @@
 //! What the relay's actors share on one lane, and what survives them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use actors_runtime::{Address, PacketSender};
+use actors_runtime::Drops;
 use ipnet::IpNet;
-use protocol_stun::relay::{Authority, Bounds, FiveTuple, Front, Limits, Quota, Rate, Share, Strangers};
+use protocol_stun::relay::{Authority, Bounds, FiveTuple, Front, Limits, Quota, Rate, Strangers, Transport};
 use protocol_stun::{Credentials, PeerAddressFilter, RelaySecret};
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::allocation::{Allocation, Packets, Parts};
+use crate::allocation::{AllocationCommand, Parts};
 use crate::counters::RelayCounters;
 use crate::meters::MeterOffice;
-use crate::pool::Pool;
 use crate::ports::{Ports, Relayed};
+use crate::receive::Scratch;
 use crate::reservations::Reservations;
-use crate::socket::Scratch;
 
 /// Lines of the log that others can cause come at most so often.
 const GRUMBLE: Duration = Duration::from_secs(10);
@@ -66,15 +66,6 @@ pub struct RelaySettings {
     pub limits: Limits,
 }
 
-/// An allocation as its lane keeps it: machine and sockets outlive the listener's actors.
-pub(crate) struct Held {
-    pub(crate) key: Arc<str>,
-    pub(crate) parts: Rc<Parts>,
-    pub(crate) share: Option<Share>,
-    /// Set while its actor lives.
-    pub(crate) actor: Option<(Address<Allocation>, PacketSender<Packets>)>,
-}
-
 /// One lane of a relay.
 pub struct RelayLane {
     pub(crate) front: Front,
@@ -84,15 +75,17 @@ pub struct RelayLane {
     pub(crate) strangers: RefCell<Strangers>,
     pub(crate) ports: Ports,
     pub(crate) limits: Limits,
-    pub(crate) held: RefCell<HashMap<FiveTuple, Held>>,
-    /// The same by the actor's key.
-    keys: RefCell<HashMap<Arc<str>, FiveTuple>>,
-    /// Relayed addresses, as others see them, to the packet mailboxes of their allocations.
-    pub(crate) switchboard: RefCell<HashMap<SocketAddr, PacketSender<Packets>>>,
+    /// Allocations: machines and sockets outlive the listener's actors.
+    pub(crate) held: RefCell<HashMap<FiveTuple, Rc<Parts>>>,
+    /// The same by relayed address, as others see it.
+    pub(crate) switchboard: RefCell<HashMap<SocketAddr, Rc<Parts>>>,
     pub(crate) reservations: RefCell<Reservations>,
     pub(crate) scratch: RefCell<Scratch>,
-    pub(crate) pool: Pool,
+    /// Memory for one Data indication.
+    pub(crate) indication: RefCell<Vec<u8>>,
     pub(crate) counters: Arc<RelayCounters>,
+    /// Known as soon as a listener lives.
+    drops: OnceCell<Drops>,
     pub(crate) draining: Cell<bool>,
     /// When something that others can cause was last logged.
     grumbled: Cell<Option<Duration>>,
@@ -135,12 +128,12 @@ impl RelayLane {
             ports: Ports::new(settings.addresses.clone(), settings.ports.clone()),
             limits: settings.limits,
             held: RefCell::default(),
-            keys: RefCell::default(),
             switchboard: RefCell::default(),
             reservations: RefCell::default(),
             scratch: RefCell::new(Scratch::new()),
-            pool: Pool::default(),
+            indication: RefCell::default(),
             counters,
+            drops: OnceCell::new(),
             draining: Cell::new(false),
             grumbled: Cell::new(None),
             epoch,
@@ -165,30 +158,27 @@ impl RelayLane {
         may
     }
 
-    /// Takes an allocation into the table.
-    pub(crate) fn hold(&self, five_tuple: FiveTuple, held: Held) {
-        for relayed in &held.parts.relayed {
-            self.filter.borrow_mut().opened(relayed.public);
-        }
-        held.parts.way.allocated(true);
-        self.counters.began();
-        self.keys.borrow_mut().insert(Arc::clone(&held.key), five_tuple);
-        self.held.borrow_mut().insert(five_tuple, held);
+    /// Takes the counters of the lane's drops.
+    pub(crate) fn count_by(&self, drops: Drops) {
+        let _the_first_are_those_of_all = self.drops.set(drops);
     }
 
-    /// Its actor lives: packets find it.
-    pub(crate) fn connect(
-        &self,
-        five_tuple: FiveTuple,
-        address: Address<Allocation>,
-        packets: PacketSender<Packets>,
-    ) {
-        let mut table = self.held.borrow_mut();
-        let Some(held) = table.get_mut(&five_tuple) else { return };
-        for relayed in &held.parts.relayed {
-            self.switchboard.borrow_mut().insert(relayed.public, packets.clone());
+    /// Counts dropped packets.
+    pub(crate) fn count(&self, reason: &'static str, packets: u64) {
+        if let Some(drops) = self.drops.get() {
+            drops.count(reason, packets);
         }
-        held.actor = Some((address, packets));
+    }
+
+    /// Takes an allocation into the table.
+    pub(crate) fn hold(&self, parts: &Rc<Parts>) {
+        for relayed in &parts.relayed {
+            self.filter.borrow_mut().opened(relayed.public);
+            self.switchboard.borrow_mut().insert(relayed.public, Rc::clone(parts));
+        }
+        parts.way.allocated(true);
+        self.counters.began();
+        self.held.borrow_mut().insert(parts.five_tuple, Rc::clone(parts));
     }
 
     /// The relayed address is no longer one.
@@ -200,32 +190,59 @@ impl RelayLane {
 
     /// Lets an allocation go, with everything that it held.
     pub(crate) fn let_go(&self, five_tuple: FiveTuple) {
-        let Some(mut held) = self.held.borrow_mut().remove(&five_tuple) else { return };
-        self.keys.borrow_mut().remove(&held.key);
-        for relayed in &held.parts.relayed {
+        let Some(parts) = self.held.borrow_mut().remove(&five_tuple) else { return };
+        for relayed in &parts.relayed {
             self.forget_relayed(relayed);
         }
-        held.parts.way.allocated(false);
-        if let Some(share) = held.share.take() {
+        parts.way.allocated(false);
+        if let Some(share) = parts.share.take() {
             self.quota.borrow_mut().give_back(share);
         }
         self.counters.ended();
     }
 
-    pub(crate) fn by_key(&self, key: &str) -> Option<FiveTuple> {
-        self.keys.borrow().get(key).copied()
+    /// The allocation of a client.
+    pub(crate) fn of(&self, five_tuple: FiveTuple) -> Option<Rc<Parts>> {
+        self.held.borrow().get(&five_tuple).cloned()
     }
 
-    pub(crate) fn packets_of(&self, five_tuple: FiveTuple) -> Option<PacketSender<Packets>> {
-        let table = self.held.borrow();
-        table.get(&five_tuple)?.actor.as_ref().map(|(_, packets)| packets.clone())
+    /// The allocation that has this relayed address.
+    pub(crate) fn at(&self, relayed: SocketAddr) -> Option<Rc<Parts>> {
+        self.switchboard.borrow().get(&relayed).cloned()
     }
 
-    pub(crate) fn address_of(&self, five_tuple: FiveTuple) -> Option<Address<Allocation>> {
-        let table = self.held.borrow();
-        table.get(&five_tuple)?.actor.as_ref().map(|(address, _)| address.clone())
+    /// Does what concerns one allocation. If that panics, it is this one that ends, not who does it.
+    pub(crate) fn contained(&self, parts: &Parts, packets: u64, carry: impl FnOnce()) {
+        // Borrows end with the panic, and what the machine has by then goes with it.
+        if catch_unwind(AssertUnwindSafe(carry)).is_err() {
+            self.count("actor_panicked", packets);
+            if let Some(actor) = &*parts.actor.borrow() {
+                let _it_may_have_ended = actor.tell(AllocationCommand::Fail);
+            }
+        }
     }
 }
+
+/// What stands in the list of actors for an allocation.
+pub(crate) fn key(five_tuple: FiveTuple) -> String {
+    let by = match five_tuple.transport {
+        Transport::Udp => "",
+        Transport::Tcp => BY_TCP,
+    };
+    format!("{} at {}{by}", five_tuple.client, five_tuple.relay)
+}
+
+/// The allocation that stands there under this key.
+pub(crate) fn by_key(key: &str) -> Option<FiveTuple> {
+    let (rest, transport) = match key.strip_suffix(BY_TCP) {
+        Some(rest) => (rest, Transport::Tcp),
+        None => (key, Transport::Udp),
+    };
+    let (client, relay) = rest.split_once(" at ")?;
+    Some(FiveTuple { transport, client: client.parse().ok()?, relay: relay.parse().ok()? })
+}
+
+const BY_TCP: &str = " by TCP";
 
 /// Of the secret, so that nonces are good over a restart: a client whose allocation was lost by it hears so at once.
 fn nonce_key(secret: Option<&RelaySecret>) -> [u8; 32] {
@@ -235,4 +252,25 @@ fn nonce_key(secret: Option<&RelaySecret>) -> [u8; 32] {
 /// Seconds since 1970: what the expiry of a time-limited credential is measured by.
 pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_an_allocation_tells_its_five_tuple() {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            for (client, relay) in [
+                ("192.0.2.1:4000", "203.0.113.1:3478"),
+                ("[2001:db8::1]:4000", "[2001:db8::2]:3478"),
+                ("[fe80::1%3]:4000", "[fe80::2%3]:443"),
+            ] {
+                let five_tuple =
+                    FiveTuple { transport, client: client.parse().unwrap(), relay: relay.parse().unwrap() };
+
+                assert_eq!(by_key(&key(five_tuple)), Some(five_tuple));
+            }
+        }
+    }
 }

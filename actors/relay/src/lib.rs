@@ -2,9 +2,10 @@
 //! their own.
 //!
 //! Packets take one path: a socket of the lane is readable, its bytes are read into the lane's own memory, the machine says
-//! where they go, and they leave in one call. Only what changes hands between two actors is copied, into pooled memory.
+//! where they go, and they leave in one call, all in one turn and without a copy.
 
 mod allocation;
+mod carry;
 mod connection;
 mod counters;
 mod gather;
@@ -12,20 +13,20 @@ mod icmp;
 mod lane;
 mod listener;
 mod meters;
-mod pool;
+mod options;
 mod ports;
+mod receive;
 mod reservations;
 mod socket;
 mod stream_listener;
 mod streams;
 mod way;
 
-pub use allocation::{Allocation, AllocationCommand, Packets};
+pub use allocation::{Allocation, AllocationCommand};
 pub use connection::{Connection, ConnectionCommand};
 pub use counters::{Direction, RelayCounters, Request, Totals};
 pub use lane::{RelayAddress, RelayLane, RelaySettings};
 pub use listener::{Door, Listener, ListenerCommand};
-pub use pool::Run;
 pub use socket::{RelaySocket, SOCKET_BUFFER};
 pub use stream_listener::{Connections, StreamDoor, StreamListener, StreamListenerCommand};
 pub use streams::{Streams, StreamsReceiver, StreamsSender, streams};

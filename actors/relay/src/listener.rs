@@ -6,10 +6,10 @@
 //! - When it dies: it is restarted on the lane's descriptor; machines and relayed sockets are kept by the lane, so its
 //!   allocations go on, and what arrives meanwhile waits in the kernel.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actors_runtime::{Actor, ChildEnded, Cx, How, Never};
@@ -20,11 +20,13 @@ use protocol_stun::stream::{Frame, frame};
 use protocol_stun::{Family, Kind, is_indication, kind_at_relay};
 use rand::Rng;
 
-use crate::allocation::{Allocation, AllocationCommand, Packets, Parts};
+use crate::allocation::{Allocation, AllocationCommand, Parts};
+use crate::carry::Run;
 use crate::counters::Request;
-use crate::lane::{Held, RelayLane, unix_now};
+use crate::lane::{RelayLane, by_key, key, unix_now};
 use crate::ports::Relayed;
-use crate::socket::{Arrived, RelaySocket};
+use crate::receive::Arrived;
+use crate::socket::RelaySocket;
 use crate::streams::{FromStream, Open, Streams};
 use crate::way::WayBack;
 
@@ -58,44 +60,59 @@ impl Listener {
 
     fn read(&mut self, socket: &Rc<RelaySocket>, cx: &mut Cx<Self>) {
         let lane = Rc::clone(&self.lane);
+        let (now, way) = (lane.since(cx.now()), WayBack::Datagrams(Rc::clone(socket)));
         let mut scratch = lane.scratch.borrow_mut();
-        if let Err(error) = socket.receive(&mut scratch, |arrived| self.arrived(socket, &arrived, cx)) {
+        let received = socket.receive(&mut scratch, |arrived| {
+            let local = arrived.local.unwrap_or(socket.local().ip());
+            let relay = SocketAddr::new(local, socket.local().port());
+            let five_tuple = FiveTuple { transport: Transport::Udp, client: arrived.from, relay };
+            self.arrived(&arrived, five_tuple, &way, now, cx);
+        });
+        if let Err(error) = received {
             tracing::debug!(%error, "receive failed");
-            cx.count_drop("udp_receive_failed", 1);
+            lane.count("udp_receive_failed", 1);
         }
-        count_overflow(socket, &lane, cx);
+        count_overflow(socket, &lane, now);
     }
 
     /// Passes data on in as few pieces as it came in, and answers the rest.
-    fn arrived(&mut self, socket: &Rc<RelaySocket>, arrived: &Arrived<'_>, cx: &mut Cx<Self>) {
-        let local = arrived.local.unwrap_or(socket.local().ip());
-        let relay = SocketAddr::new(local, socket.local().port());
-        let five_tuple = FiveTuple { transport: Transport::Udp, client: arrived.from, relay };
-        let way = WayBack::Datagrams(Rc::clone(socket));
-        if arrived.bytes.is_empty() {
-            cx.count_drop("udp_empty", 1);
+    fn arrived(
+        &mut self,
+        arrived: &Arrived<'_>,
+        five_tuple: FiveTuple,
+        way: &WayBack,
+        now: Duration,
+        cx: &mut Cx<Self>,
+    ) {
+        let Arrived { bytes, stride, ecn, .. } = *arrived;
+        let pass = |this: &Self, data: Range<usize>| {
+            let bytes = bytes.get(data).unwrap_or_default();
+            this.pass(five_tuple, Run { bytes, stride, ecn }, now);
+        };
+        if bytes.is_empty() {
+            self.lane.count("udp_empty", 1);
         }
         let mut data = 0..0;
-        for (n, datagram) in arrived.bytes.chunks(arrived.stride).enumerate() {
-            let start = n * arrived.stride;
+        for (n, datagram) in bytes.chunks(stride).enumerate() {
+            let start = n * stride;
             let is_data = match kind_at_relay(datagram) {
                 Kind::ChannelData => true,
                 Kind::Stun => is_indication(datagram),
                 Kind::Other => {
-                    cx.count_drop(DropReason::NotForRelay.as_str(), 1);
-                    self.pass(five_tuple, arrived.bytes, data.clone(), arrived.stride, arrived.ecn, cx);
+                    self.lane.count(DropReason::NotForRelay.as_str(), 1);
+                    pass(self, data);
                     data = start + datagram.len()..start + datagram.len();
                     continue;
                 }
             };
             if !is_data {
-                self.pass(five_tuple, arrived.bytes, data.clone(), arrived.stride, arrived.ecn, cx);
+                pass(self, data.clone());
                 data.start = start + datagram.len();
-                self.answer(datagram, five_tuple, &way, cx);
+                self.answer(datagram, five_tuple, way, cx);
             }
             data.end = start + datagram.len();
         }
-        self.pass(five_tuple, arrived.bytes, data, arrived.stride, arrived.ecn, cx);
+        pass(self, data);
     }
 
     /// Takes what connections bring.
@@ -107,9 +124,8 @@ impl Listener {
             FromStream::Closed { id } => {
                 let closed = streams.open.borrow_mut().remove(&id);
                 let Some(five_tuple) = closed.map(|open| five_tuple(&open)) else { return };
-                let key = self.lane.held.borrow().get(&five_tuple).map(|held| held.key.clone());
-                if let Some(key) = key {
-                    cx.stop_child::<Allocation>(&key);
+                if self.lane.of(five_tuple).is_some() {
+                    cx.stop_child::<Allocation>(&key(five_tuple));
                 }
             }
             FromStream::Messages { id, bytes } => {
@@ -122,11 +138,16 @@ impl Listener {
     /// Passes on what is data, neighbours of one length together, and answers the rest.
     fn messages(&mut self, bytes: &[u8], five_tuple: FiveTuple, way: &WayBack, cx: &mut Cx<Self>) {
         let (mut data, mut stride, mut at) = (0..0, 1, 0);
+        let now = self.lane.since(cx.now());
+        let pass = |this: &Self, data: Range<usize>, stride: usize| {
+            let bytes = bytes.get(data).unwrap_or_default();
+            this.pass(five_tuple, Run { bytes, stride, ecn: 0 }, now);
+        };
         while let Frame::Whole(length) = frame(bytes.get(at..).unwrap_or_default()) {
             let message = bytes.get(at..at + length).unwrap_or_default();
             let is_data = kind_at_relay(message) == Kind::ChannelData || is_indication(message);
             if !is_data || length != stride {
-                self.pass(five_tuple, bytes, data.clone(), stride, 0, cx);
+                pass(self, data.clone(), stride);
                 (data, stride) = (at..at, length.max(1));
             }
             if is_data {
@@ -137,27 +158,20 @@ impl Listener {
             }
             at += length;
         }
-        self.pass(five_tuple, bytes, data, stride, 0, cx);
+        pass(self, data, stride);
     }
 
-    /// Hands data to the allocation of its five-tuple.
-    fn pass(
-        &self,
-        five_tuple: FiveTuple,
-        bytes: &[u8],
-        data: std::ops::Range<usize>,
-        stride: usize,
-        ecn: u8,
-        cx: &Cx<Self>,
-    ) {
-        let Some(bytes) = bytes.get(data).filter(|bytes| !bytes.is_empty()) else { return };
-        let count = bytes.len().div_ceil(stride) as u64;
-        let Some(packets) = self.lane.packets_of(five_tuple) else {
-            return cx.count_drop(DropReason::NoAllocation.as_str(), count);
-        };
-        let run = self.lane.pool.run(bytes, stride, ecn);
-        if packets.push(Packets::FromClient(run)).is_err() {
-            cx.count_drop("allocation_ring_full", count);
+    /// Has the allocation of the five-tuple pass its data on.
+    fn pass(&self, five_tuple: FiveTuple, run: Run<'_>, now: Duration) {
+        let count = run.count();
+        if count == 0 {
+            return;
+        }
+        match self.lane.of(five_tuple) {
+            Some(parts) => {
+                self.lane.contained(&parts, count, || parts.pass_to_peers(&self.lane, run, now));
+            }
+            None => self.lane.count(DropReason::NoAllocation.as_str(), count),
         }
     }
 
@@ -193,7 +207,8 @@ impl Listener {
         });
         self.lane.filter.borrow_mut().saw(&request.user().account, five_tuple.client.ip(), now);
         let ask = request.ask().clone();
-        match (self.lane.address_of(five_tuple), ask) {
+        let actor = self.lane.of(five_tuple).and_then(|parts| parts.actor.borrow().clone());
+        match (actor, ask) {
             (Some(allocation), ask) => {
                 let told = allocation.tell(match ask {
                     Ask::Allocate(_) => AllocationCommand::Repeat(request),
@@ -254,12 +269,13 @@ impl Listener {
             meters: lane.meters.meters(&request.user().node, five_tuple.client.ip(), lane.since(cx.now())),
             machine: RefCell::new(machine),
             relayed: relayed.into(),
+            share: Cell::new(Some(share)),
+            actor: RefCell::default(),
         };
-        let held =
-            Held { key: key(five_tuple).into(), parts: Rc::new(parts), share: Some(share), actor: None };
-        lane.hold(five_tuple, held);
+        let parts = Rc::new(parts);
+        lane.hold(&parts);
         tracing::debug!(client = %five_tuple.client, node = %request.user().node, "allocation granted");
-        self.start(five_tuple, cx).inspect_err(|_| lane.let_go(five_tuple))
+        self.start(parts, cx).inspect_err(|_| lane.let_go(five_tuple))
     }
 
     /// Opens the relayed sockets that were asked for.
@@ -315,22 +331,12 @@ impl Listener {
     }
 
     /// Starts the actor of a held allocation.
-    fn start(&self, five_tuple: FiveTuple, cx: &mut Cx<Self>) -> Result<(), u16> {
-        let lane = Rc::clone(&self.lane);
-        let held = lane.held.borrow();
-        let Some((key, parts)) =
-            held.get(&five_tuple).map(|held| (Arc::clone(&held.key), Rc::clone(&held.parts)))
-        else {
-            return Err(code::INSUFFICIENT_CAPACITY);
-        };
-        drop(held);
-        let shared = Rc::clone(&lane);
-        let factory = move || Allocation::new(Rc::clone(&shared), Rc::clone(&parts));
-        match cx.start_child::<Allocation>(key, factory) {
+    fn start(&self, parts: Rc<Parts>, cx: &mut Cx<Self>) -> Result<(), u16> {
+        let (lane, shared) = (Rc::clone(&self.lane), Rc::clone(&parts));
+        let factory = move || Allocation::new(Rc::clone(&lane), Rc::clone(&shared));
+        match cx.start_child::<Allocation>(key(parts.five_tuple), factory) {
             Ok(child) => {
-                if let Some(packets) = child.packets {
-                    lane.connect(five_tuple, child.address, packets);
-                }
+                parts.actor.replace(Some(child.address));
                 Ok(())
             }
             Err(error) => {
@@ -343,18 +349,18 @@ impl Listener {
     }
 
     /// The held allocations whose clients come in here.
-    fn mine(&self) -> Vec<FiveTuple> {
+    fn mine(&self) -> Vec<Rc<Parts>> {
         let table = self.lane.held.borrow();
-        let here = |five_tuple: &&FiveTuple| match &self.door {
-            Door::Streams(_) => five_tuple.transport == Transport::Tcp,
-            Door::Socket(socket) => {
+        let here = |parts: &&Rc<Parts>| match (&self.door, parts.five_tuple) {
+            (Door::Streams(_), five_tuple) => five_tuple.transport == Transport::Tcp,
+            (Door::Socket(socket), five_tuple) => {
                 let local = socket.local();
                 let address = local.ip() == five_tuple.relay.ip()
                     || (local.ip().is_unspecified() && local.is_ipv4() == five_tuple.relay.is_ipv4());
                 five_tuple.transport == Transport::Udp && address && local.port() == five_tuple.relay.port()
             }
         };
-        table.keys().filter(here).copied().collect()
+        table.values().filter(here).cloned().collect()
     }
 }
 
@@ -369,11 +375,8 @@ fn five_tuple(open: &Open) -> FiveTuple {
 }
 
 /// Counts what the kernel dropped before `socket`.
-pub(crate) fn count_overflow<A: Actor>(socket: &RelaySocket, lane: &RelayLane, cx: &Cx<A>) {
-    let overflowed = socket.overflowed(lane.since(cx.now()));
-    if overflowed > 0 {
-        cx.count_drop("udp_receive_full", overflowed);
-    }
+pub(crate) fn count_overflow(socket: &RelaySocket, lane: &RelayLane, now: Duration) {
+    lane.count("udp_receive_full", socket.overflowed(now));
 }
 
 /// The relayed sockets of a new allocation.
@@ -383,23 +386,16 @@ struct Opened {
     reservation: Option<u64>,
 }
 
-/// What stands in the list of actors for an allocation.
-fn key(five_tuple: FiveTuple) -> String {
-    let by = match five_tuple.transport {
-        Transport::Udp => "",
-        Transport::Tcp => " by TCP",
-    };
-    format!("{} at {}{by}", five_tuple.client, five_tuple.relay)
-}
-
 impl Actor for Listener {
     const KIND: &'static str = "Listener";
     type Command = ListenerCommand;
     type Packets = Never;
 
     fn started(&mut self, cx: &mut Cx<Self>) {
-        for five_tuple in self.mine() {
-            if self.start(five_tuple, cx).is_err() {
+        self.lane.count_by(cx.drops());
+        for parts in self.mine() {
+            let five_tuple = parts.five_tuple;
+            if self.start(parts, cx).is_err() {
                 self.lane.let_go(five_tuple);
             }
         }
@@ -429,7 +425,7 @@ impl Actor for Listener {
     }
 
     fn child_ended(&mut self, child: ChildEnded, cx: &mut Cx<Self>) {
-        if let Some(five_tuple) = self.lane.by_key(&child.key) {
+        if let Some(five_tuple) = by_key(&child.key) {
             self.lane.let_go(five_tuple);
         }
         match child.how {

@@ -5,7 +5,7 @@
 //! thousands of sockets share one piece of memory to read into.
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::pin::Pin;
@@ -15,18 +15,23 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use protocol_stun::relay::IcmpError;
-use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
-use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
+
+use crate::gather::Segments;
+use crate::options;
+use crate::receive::{self, Arrived, CALL, Scratch};
 
 /// Asked for in each direction: 4 MiB hold 20 ms at 1.6 Gbit/s, longer than a lane may be away.
 pub const SOCKET_BUFFER: usize = 4 << 20;
 
-/// Runs of one receive call.
-const CALL: usize = 8;
-/// The largest GRO buffer.
-const GRO_BUFFER: usize = 1 << 16;
+/// Most runs of one receive call while they are long ones: what is read stays in the processor's cache until it is sent.
+const CALL_OF_MANY: usize = 8;
+/// Fewest that are asked for: one more than there are tells that nothing is left.
+const CALL_AT_LEAST: usize = 4;
+/// Errors of the network taken in one turn.
+const ERRORS: usize = 16;
 /// `UDP_MAX_SEGMENTS` of kernels before 6.9; later ones take more.
 pub(crate) const MAX_SEGMENTS: usize = 64;
 /// The longest payload of one send: 65,535 less the IPv4 and UDP headers.
@@ -36,25 +41,6 @@ pub(crate) const MAX_PAYLOAD: usize = 65_507;
 const MEMINFO_DROPS: usize = 8;
 /// A system call a second for each busy socket.
 const OVERFLOW_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The memory that a lane's sockets are read into.
-pub(crate) struct Scratch(Box<[u8]>);
-
-impl Scratch {
-    pub(crate) fn new() -> Self {
-        Self(vec![0; CALL * GRO_BUFFER].into_boxed_slice())
-    }
-}
-
-/// Datagrams that arrived together from one source: each `stride` bytes long, the last may be shorter.
-pub(crate) struct Arrived<'a> {
-    pub(crate) from: SocketAddr,
-    /// The address of ours that they came to.
-    pub(crate) local: Option<IpAddr>,
-    pub(crate) ecn: u8,
-    pub(crate) bytes: &'a [u8],
-    pub(crate) stride: usize,
-}
 
 /// What a send is: where to, from which of our addresses, with which ECN bits.
 #[derive(Debug, Clone, Copy)]
@@ -67,10 +53,13 @@ pub(crate) struct Envelope {
 
 /// One socket. Belongs to a lane, not to an actor: a restarted actor goes on with it.
 pub struct RelaySocket {
-    socket: UdpSocket,
-    state: UdpSocketState,
+    socket: AsyncFd<Socket>,
     local: SocketAddr,
     segments: Cell<usize>,
+    /// Runs that the next receive call asks for.
+    appetite: Cell<usize>,
+    /// Whether errors are left that nothing wakes us for.
+    left: Cell<bool>,
     reader: RefCell<Option<Waker>>,
     closed: Cell<bool>,
     /// What the kernel had dropped when it was last asked, and when that was.
@@ -93,39 +82,42 @@ impl RelaySocket {
         }
         // A smaller buffer than asked for loses packets in bursts, and works.
         let _ = (socket.set_recv_buffer_size(buffer), socket.set_send_buffer_size(buffer));
+        receive::prepare(&socket, local)?;
         socket.bind(&local.into())?;
-        let socket = UdpSocket::from_std(socket.into())?;
-        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        let local = socket.local_addr()?;
-        let segments = Cell::new(state.max_gso_segments().clamp(1, MAX_SEGMENTS));
-        let (reader, closed, overflow) = (RefCell::default(), Cell::new(false), Cell::default());
-        Ok(Rc::new(Self { socket, state, local, segments, reader, closed, overflow }))
+        let bound = socket.local_addr()?.as_socket().unwrap_or(local);
+        Ok(Rc::new(Self {
+            socket: register(socket)?,
+            local: bound,
+            segments: Cell::new(MAX_SEGMENTS),
+            appetite: Cell::new(CALL_AT_LEAST),
+            left: Cell::default(),
+            reader: RefCell::default(),
+            closed: Cell::default(),
+            overflow: Cell::default(),
+        }))
     }
 
-    /// Has errors of the network kept for [`Self::errors`].
+    /// Has errors of the network kept for [`Self::errors`]; when there is one, the socket is readable.
     pub(crate) fn keep_errors(&self) {
-        if let Err(error) = crate::icmp::enable(self.socket.as_fd(), self.local.is_ipv4()) {
+        let socket = self.socket.as_fd();
+        let kept = crate::icmp::enable(socket, self.local.is_ipv4())
+            .and_then(|()| options::set(socket, libc::SOL_SOCKET, libc::SO_SELECT_ERR_QUEUE, 1));
+        if let Err(error) = kept {
             tracing::debug!(%error, "ICMP errors are not reported");
         }
     }
 
-    /// An item whenever there may be an error of the network.
-    pub(crate) fn failing(self: &Rc<Self>) -> impl Stream<Item = ()> + use<> {
-        futures_util::stream::unfold(Rc::clone(self), |socket| async {
-            socket.socket.ready(Interest::ERROR).await.ok()?;
-            (!socket.closed.get()).then_some(((), socket))
-        })
-    }
-
-    /// Takes the errors of the network that are there, at most 16.
+    /// Takes the errors of the network that are there; if they are many, some of them, and the rest is another item of
+    /// [`Self::readable`].
     pub(crate) fn errors(&self, mut each: impl FnMut(SocketAddr, IcmpError)) {
-        for _ in 0..16 {
-            match self.socket.try_io(Interest::ERROR, || crate::icmp::next(self.socket.as_fd())) {
+        for _ in 0..ERRORS {
+            match crate::icmp::next(self.socket.as_fd()) {
                 Ok(Some((peer, error))) => each(peer, error),
                 Ok(None) => {}
                 Err(_) => return,
             }
         }
+        self.left.set(true);
     }
 
     /// The address that it is bound to.
@@ -135,7 +127,7 @@ impl RelaySocket {
 
     /// Bytes of receive buffer that the kernel gave (it doubles what it is asked for).
     pub fn receive_buffer(&self) -> usize {
-        SockRef::from(&self.socket).recv_buffer_size().unwrap_or(0)
+        self.socket.get_ref().recv_buffer_size().unwrap_or(0)
     }
 
     /// Datagrams that the kernel dropped, because the buffer was full, since this was last asked; at most once a second.
@@ -144,7 +136,7 @@ impl RelaySocket {
         if now < asked + OVERFLOW_INTERVAL {
             return 0;
         }
-        let dropped = dropped_by_kernel(&self.socket).unwrap_or(before);
+        let dropped = dropped_by_kernel(self.socket.get_ref()).unwrap_or(before);
         self.overflow.set((dropped, now));
         u64::from(dropped.wrapping_sub(before))
     }
@@ -162,7 +154,8 @@ impl RelaySocket {
         Readable(Rc::clone(self))
     }
 
-    /// One receive call; `each` sees the runs in order. `false`: nothing was there.
+    /// One receive call; `each` sees the runs in order. `false`: nothing was there to read, so if something is, it is an
+    /// error of the network.
     ///
     /// # Errors
     /// What the kernel says; the socket is as good as before.
@@ -171,29 +164,27 @@ impl RelaySocket {
         scratch: &mut Scratch,
         mut each: impl FnMut(Arrived<'_>),
     ) -> io::Result<bool> {
-        let mut meta = [RecvMeta::default(); CALL];
-        let mut buffers: [IoSliceMut<'_>; CALL] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-        for (buffer, memory) in buffers.iter_mut().zip(scratch.0.chunks_exact_mut(GRO_BUFFER)) {
-            *buffer = IoSliceMut::new(memory);
+        let asked = self.appetite.get();
+        let (mut got, mut runs_are_long) = (0, false);
+        let outcome = self.socket.try_io(Interest::READABLE, |socket| {
+            got = receive::receive(socket.as_fd(), scratch, asked, |arrived| {
+                runs_are_long |= arrived.bytes.len() > arrived.stride;
+                each(arrived);
+            })?;
+            // What comes after this call makes the socket readable anew.
+            if got < asked { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        if got > 0 {
+            let most = if runs_are_long { CALL_OF_MANY } else { CALL };
+            self.appetite.set((2 * got).clamp(CALL_AT_LEAST, most));
+            return Ok(true);
         }
-        let receive = || self.state.recv(UdpSockRef::from(&self.socket), &mut buffers, &mut meta);
-        let count = match self.socket.try_io(Interest::READABLE, receive) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            // The network's answer to something sent earlier: no packet is lost by it.
-            Err(error) if is_of_the_network(&error) => return Ok(true),
-            Err(error) => return Err(error),
-        };
-        for (memory, meta) in scratch.0.chunks_exact(GRO_BUFFER).zip(&meta).take(count) {
-            each(Arrived {
-                from: protocol_stun::plain(meta.addr),
-                local: meta.dst_ip,
-                ecn: meta.ecn.map_or(0, |ecn| ecn as u8),
-                bytes: memory.get(..meta.len).unwrap_or_default(),
-                stride: meta.stride.max(1),
-            });
+        match outcome {
+            Ok(()) => Ok(false),
+            // Of the network: its answer to something sent earlier. No packet is lost by it.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_of_the_network(&error) => Ok(false),
+            Err(error) => Err(error),
         }
-        Ok(true)
     }
 
     /// Sends one datagram.
@@ -204,16 +195,14 @@ impl RelaySocket {
         self.message(envelope, &[IoSlice::new(bytes)], None).map_err(|error| blame(&error))
     }
 
-    /// Sends `parts` as datagrams, each made of `each` neighbouring parts; all datagrams are `segment` bytes long, the last
-    /// may be shorter. At most [`MAX_SEGMENTS`] datagrams and [`MAX_PAYLOAD`] bytes. Gives the number that did not leave,
-    /// and why the last of these did not.
+    /// Sends datagrams, at most [`MAX_SEGMENTS`] and [`MAX_PAYLOAD`] bytes. Gives the number that did not leave, and why
+    /// the last of these did not.
     pub(crate) fn send_segments(
         &self,
         envelope: Envelope,
-        parts: &[IoSlice<'_>],
-        each: usize,
-        segment: usize,
+        what: Segments<'_>,
     ) -> Result<(), (u64, &'static str)> {
+        let Segments { parts, each, segment, bytes: _ } = what;
         let count = parts.len() / each.max(1);
         if count > 1
             && count <= self.segments.get()
@@ -250,7 +239,7 @@ impl RelaySocket {
         }
         let mut again = true;
         loop {
-            let sent = SockRef::from(&self.socket).sendmsg(&message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+            let sent = self.socket.get_ref().sendmsg(&message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
             match sent {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -260,6 +249,15 @@ impl RelaySocket {
             }
         }
     }
+}
+
+/// Has the event loop watch a socket.
+#[allow(unsafe_code)]
+fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // Errors are urgent data to poll(2), see `keep_errors`.
+    let interest = Interest::READABLE | Interest::PRIORITY;
+    // SAFETY: a `Socket` owns its descriptor and has the same as long as it lives; the `AsyncFd` owns the socket.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
 #[cfg(test)]
@@ -285,7 +283,7 @@ impl RelaySocket {
 
 /// Datagrams that the kernel ever dropped before this socket.
 #[allow(unsafe_code)]
-fn dropped_by_kernel(socket: &UdpSocket) -> Option<u32> {
+fn dropped_by_kernel(socket: &Socket) -> Option<u32> {
     let mut info = [0u32; MEMINFO_DROPS + 1];
     let mut length = libc::socklen_t::try_from(size_of_val(&info)).ok()?;
     // SAFETY: the descriptor is open while `socket` is borrowed; the kernel writes at most `length` bytes into `info`, which
@@ -317,8 +315,11 @@ impl Stream for Readable {
             Some(reader) => reader.clone_from(task.waker()),
             none => *none = Some(task.waker().clone()),
         }
+        if socket.left.take() {
+            return Poll::Ready(Some(()));
+        }
         // An error here is the end of the event loop.
-        Poll::Ready(ready!(socket.socket.poll_recv_ready(task)).is_ok().then_some(()))
+        Poll::Ready(ready!(socket.socket.poll_read_ready(task)).is_ok().then_some(()))
     }
 }
 

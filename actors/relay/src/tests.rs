@@ -13,6 +13,7 @@ use protocol_stun::{
     Received, RelaySecret, channel_header, mint,
 };
 
+use crate::gather::Segments;
 use crate::socket::{Envelope, source};
 use crate::{
     Direction, Door, Listener, ListenerCommand, RelayAddress, RelayCounters, RelayLane, RelaySettings,
@@ -39,7 +40,7 @@ fn rows() -> [Row<()>; 4] {
     };
     [
         row("Listener", "-", 0, Restart::Always, LaneKind::Packet),
-        row("Allocation", "Listener", 64, Restart::Never, LaneKind::Packet),
+        row("Allocation", "Listener", 0, Restart::Never, LaneKind::Packet),
         row("StreamListener", "-", 0, Restart::Always, LaneKind::Control),
         row("Connection", "StreamListener", 0, Restart::Never, LaneKind::Control),
     ]
@@ -297,7 +298,8 @@ fn what_is_sent_in_one_call_arrives_as_many_datagrams_in_both_directions() {
     let bytes: Vec<u8> = (0..10u8).flat_map(|n| vec![n; 500]).collect();
     let parts: Vec<_> = bytes.chunks(500).map(std::io::IoSlice::new).collect();
     let envelope = Envelope { to: client.relayed(), from: None, ecn: 0 };
-    assert_eq!(sender.send_segments(envelope, &parts, 1, 500), Ok(()));
+    let all = Segments { parts: &parts, each: 1, segment: 500, bytes: 5_000 };
+    assert_eq!(sender.send_segments(envelope, all), Ok(()));
     let got = world.received(&client, 10);
     assert_eq!(got.len(), 10);
     for (n, (from, bytes)) in got.iter().enumerate() {
@@ -306,7 +308,7 @@ fn what_is_sent_in_one_call_arrives_as_many_datagrams_in_both_directions() {
 
     // And behind the channel's header.
     world.bind(&client, sender.local());
-    assert_eq!(sender.send_segments(envelope, &parts, 1, 500), Ok(()));
+    assert_eq!(sender.send_segments(envelope, all), Ok(()));
     let got = world.received(&client, 10);
     assert_eq!(got.iter().map(|(_, bytes)| bytes[0]).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
 }
@@ -401,10 +403,10 @@ fn an_allocation_that_fails_costs_only_its_client() {
     assert_eq!(world.counters.allocations(), 2);
 
     {
-        // The machine is in use elsewhere: its actor panics at the next packet.
+        // The machine is in use elsewhere: whoever passes the next packet on panics.
         let table = world.lane.held.borrow();
-        let held = table.values().find(|held| held.parts.relayed[0].public == failing.relayed()).unwrap();
-        let parts = Rc::clone(&held.parts);
+        let parts = table.values().find(|parts| parts.relayed[0].public == failing.relayed()).unwrap();
+        let parts = Rc::clone(parts);
         drop(table);
         let _in_use = parts.machine.borrow_mut();
         failing.send(peer, b"x");

@@ -6,7 +6,7 @@ use protocol_stun::CHANNEL_HEADER_LEN;
 use protocol_stun::relay::FiveTuple;
 use protocol_stun::stream::padding;
 
-use crate::gather::Gather;
+use crate::gather::Segments;
 use crate::socket::{Envelope, RelaySocket, source};
 use crate::streams::Back;
 
@@ -39,21 +39,18 @@ impl WayBack {
         &self,
         to: FiveTuple,
         ecn: u8,
-        gather: &Gather<'_>,
+        what: Segments<'_>,
     ) -> Result<(), (u64, &'static str)> {
         match self {
-            Self::Datagrams(socket) => {
-                let to = envelope(socket, to, ecn);
-                socket.send_segments(to, gather.parts(), gather.each(), gather.segment())
-            }
+            Self::Datagrams(socket) => socket.send_segments(envelope(socket, to, ecn), what),
             Self::Stream(back) => {
-                let room = gather.parts().len() / 2 * (gather.segment() + CHANNEL_HEADER_LEN);
+                let room = what.parts.len() / 2 * (what.segment + CHANNEL_HEADER_LEN);
                 let mut bytes = Vec::with_capacity(room);
-                for message in gather.parts().chunks(2) {
+                for message in what.parts.chunks(2) {
                     message.iter().for_each(|part| bytes.extend_from_slice(part));
                     bytes.extend_from_slice(padding(message.last().map_or(0, |payload| payload.len())));
                 }
-                back.push(bytes).map_err(|reason| (gather.count(), reason))
+                back.push(bytes).map_err(|reason| (what.count(), reason))
             }
         }
     }

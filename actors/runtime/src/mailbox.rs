@@ -26,7 +26,9 @@ type Watcher = Box<dyn FnOnce(How) + Send>;
 
 /// Counters and queue of one actor, shared by everybody who knows its address.
 pub(crate) struct Mailbox<C> {
-    queue: ArrayQueue<C>,
+    /// Made for the first command: of thousands of allocations or connections, most are never told anything.
+    queue: OnceLock<Box<ArrayQueue<C>>>,
+    capacity: usize,
     full: Full,
     life: Life,
 }
@@ -93,7 +95,8 @@ impl<C: Send + 'static> Mailbox<C> {
 
     fn build(kind: &'static str, key: Arc<str>, capacity: usize, full: Full) -> Arc<Mailbox<C>> {
         Arc::new(Mailbox {
-            queue: ArrayQueue::new(if full == Full::Latest { 1 } else { capacity.max(1) }),
+            queue: OnceLock::new(),
+            capacity: if full == Full::Latest { 1 } else { capacity.max(1) },
             full,
             life: Life {
                 kind,
@@ -123,26 +126,27 @@ impl<C: Send + 'static> Mailbox<C> {
         if self.life.has_ended() {
             return Err(Rejected::Ended(command));
         }
+        let queue = self.queue.get_or_init(|| Box::new(ArrayQueue::new(self.capacity)));
         match self.full {
             Full::DropNewest => {
-                if self.queue.push(command).is_err() {
+                if queue.push(command).is_err() {
                     self.life.dropped.fetch_add(1, Ordering::Relaxed);
                     return Ok(());
                 }
             }
             Full::DropOldest => {
-                if self.queue.force_push(command).is_some() {
+                if queue.force_push(command).is_some() {
                     self.life.dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Full::Refuse => {
-                if let Err(command) = self.queue.push(command) {
+                if let Err(command) = queue.push(command) {
                     self.life.dropped.fetch_add(1, Ordering::Relaxed);
                     return Err(Rejected::Full(command));
                 }
             }
             Full::Latest => {
-                if self.queue.force_push(command).is_some() {
+                if queue.force_push(command).is_some() {
                     self.life.coalesced.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -156,16 +160,16 @@ impl<C: Send + 'static> Mailbox<C> {
     }
 
     pub(crate) fn pop(&self) -> Option<C> {
-        self.queue.pop()
+        self.queue.get()?.pop()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.get().is_none_or(|queue| queue.is_empty())
     }
 
     /// Drops and counts everything that waits.
     fn discard(&self) {
-        while self.queue.pop().is_some() {
+        while self.pop().is_some() {
             self.life.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -272,11 +276,11 @@ impl<C: Send + 'static> Controlled for Mailbox<C> {
     }
 
     fn depth(&self) -> usize {
-        self.queue.len()
+        self.queue.get().map_or(0, |queue| queue.len())
     }
 
     fn capacity(&self) -> usize {
-        self.queue.capacity()
+        self.capacity
     }
 }
 

@@ -17,7 +17,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg, setsockopt, sockopt::UdpGroSegment,
+    ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg, setsockopt,
+    sockopt::{RcvBuf, RcvBufForce, UdpGroSegment},
 };
 use serde_json::json;
 use turn::{ALLOCATE, CHANNEL, Client, REFRESH, User, is_success};
@@ -100,6 +101,9 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// What the peer's socket holds at most.
+const SINK_BUFFER: usize = 4 << 20;
+
 struct Flow {
     peer: SocketAddr,
     allocations: usize,
@@ -114,6 +118,9 @@ impl Flow {
         let sink = UdpSocket::bind(self.peer).context("no socket for the peer")?;
         sink.set_nonblocking(true)?;
         setsockopt(&sink, UdpGroSegment, &true)?;
+        // A whole window of single packets takes more than the usual buffer has; as root the bound of the host does not count.
+        let _ =
+            setsockopt(&sink, RcvBufForce, &SINK_BUFFER).or_else(|_| setsockopt(&sink, RcvBuf, &SINK_BUFFER));
         let mut clients = Vec::with_capacity(self.allocations);
         for _ in 0..self.allocations {
             let mut client = Client::new(server.server, user)?;
