@@ -237,6 +237,40 @@ fn a_channel_carries_both_ways_and_needs_its_permission_on_every_packet() {
 }
 
 #[test]
+fn binding_again_renews_the_channel_for_600_seconds_and_its_permission_for_300() {
+    let mut allocation = allocation();
+    let bound = bind(0x4001, "192.0.2.5:7");
+    let data = channel_data(0x4001, b"hello");
+    let second = |n: u32| START + n * SECOND;
+    assert_eq!(ask(&mut allocation, Ask::Refresh { lifetime: Some(3600 * SECOND), family: None }, START), 0);
+    assert_eq!(ask(&mut allocation, bound.clone(), START), 0);
+    assert_eq!(ask(&mut allocation, bound.clone(), second(299)), 0);
+
+    assert!(allocation.handle_channel_data(&data, &filter(), second(598)).is_ok());
+    assert_eq!(allocation.handle_channel_data(&data, &filter(), second(599)), Err(DropReason::NoPermission));
+    assert_eq!(ask(&mut allocation, permit(&["192.0.2.5:0"]), second(700)), 0);
+    assert!(allocation.handle_channel_data(&data, &filter(), second(898)).is_ok());
+    assert_eq!(allocation.handle_channel_data(&data, &filter(), second(899)), Err(DropReason::NoChannel));
+    // Nobody else gets the number while packets for it may be on their way: for 300 seconds more (RFC 8656 §12).
+    allocation.handle_timeout(second(899));
+    assert_eq!(ask(&mut allocation, bind(0x4001, "192.0.2.6:7"), second(1198)), code::BAD_REQUEST);
+    allocation.handle_timeout(second(1199));
+    assert_eq!(ask(&mut allocation, bind(0x4001, "192.0.2.6:7"), second(1199)), 0);
+}
+
+#[test]
+fn a_peer_of_a_family_that_the_allocation_lacks_gets_neither_permission_nor_channel() {
+    for (relayed, peer) in [(RELAYED_V4, "[2001:db8::5]:7"), (RELAYED_V6, "192.0.2.5:7")] {
+        let mut allocation = Allocation::grant(&request(1, allocate()), None, granted(&[relayed]), START);
+        allocation.poll_output();
+
+        assert_eq!(ask(&mut allocation, permit(&[peer]), START), code::PEER_FAMILY_MISMATCH, "{peer}");
+        assert_eq!(ask(&mut allocation, bind(0x4000, peer), START), code::PEER_FAMILY_MISMATCH, "{peer}");
+        assert_eq!(allocation.counts(), (0, 0));
+    }
+}
+
+#[test]
 fn the_filter_and_the_family_are_asked_before_anything_is_installed() {
     let mut allocation = Allocation::grant(&request(1, allocate()), None, granted(&[RELAYED_V4]), START);
     allocation.poll_output();
