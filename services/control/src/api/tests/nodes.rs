@@ -62,7 +62,19 @@ pub fn serve(stage: &Stage) -> std::net::SocketAddr {
 
 /// Opens a WebSocket; an HTTP status when it is refused.
 pub async fn open(address: std::net::SocketAddr, token: &str) -> Result<WebSocketStream<TcpStream>, u16> {
+    open_with(address, token, &[]).await
+}
+
+/// The same with more headers.
+async fn open_with(
+    address: std::net::SocketAddr,
+    token: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<WebSocketStream<TcpStream>, u16> {
     let mut request = format!("ws://{address}/session").into_client_request().unwrap();
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
     request.headers_mut().insert("Authorization", format!("Bearer {token}").parse().unwrap());
     request.headers_mut().insert("Sec-WebSocket-Protocol", SUBPROTOCOL.parse().unwrap());
     let stream = TcpStream::connect(address).await.unwrap();
@@ -80,7 +92,10 @@ impl Node {
         identity: IdentityKey,
         role: RoleHello,
     ) -> Self {
-        let socket = open(address, token).await.unwrap();
+        Self::over(open(address, token).await.unwrap(), identity, role)
+    }
+
+    fn over(socket: WebSocketStream<TcpStream>, identity: IdentityKey, role: RoleHello) -> Self {
         let introduction = Introduction { name: "node".into(), program: "0.1.0".into(), role };
         let session = NodeSession::new(introduction, Duration::ZERO);
         Self { socket, session, identity, start: Instant::now() }
@@ -434,6 +449,43 @@ async fn ten_thousand_malformed_frames_cost_their_senders_their_sessions_and_nob
     assert_eq!(view.name, "wiki");
     let devices = stage.get("/api/v1/devices?state=online").await;
     assert_eq!(devices["items"].as_array().unwrap().len(), 1, "{devices}");
+}
+
+#[actix_web::test]
+async fn where_a_device_comes_from_is_seen_and_never_read_in_its_headers() {
+    let stage = Stage::new().await;
+    let address = serve(&stage);
+    let (device_token, gateway_token) = configured(&stage).await;
+    let mut gate = Node::connect(address, &gateway_token, IdentityKey::generate().unwrap(), gateway()).await;
+    gate.welcome().await;
+    let only_from = |cidr: &str| json!({"conditions": {"source_cidrs": [cidr]}});
+    stage.patch("/api/v1/policies/engineers", only_from("198.51.100.0/24")).await;
+    let forged = [
+        ("Forwarded", "for=198.51.100.9"),
+        ("X-Forwarded-For", "198.51.100.9"),
+        ("X-Real-Ip", "198.51.100.9"),
+        ("X-Country", "DE"),
+    ];
+    let socket = open_with(address, &device_token, &forged).await.unwrap();
+    let mut device = Node::over(socket, IdentityKey::generate().unwrap(), client());
+    let Welcome::Client(state) = device.welcome().await else { panic!("not a client") };
+    let lan = state.resources[0].resource;
+
+    let asked = offer(&device.identity, state.device, lan);
+    device.say(FromNode::RequestAccess(RequestAccess { request: 1, offer: asked, name: None })).await;
+    let denied = loop {
+        match device.message().await {
+            ToNode::Denied { request, .. } => break request,
+            ToNode::Granted(_) => panic!("a header was believed"),
+            _ => {}
+        }
+    };
+    stage.patch("/api/v1/policies/engineers", only_from("127.0.0.0/8")).await;
+    let asked = offer(&device.identity, state.device, lan);
+    device.say(FromNode::RequestAccess(RequestAccess { request: 2, offer: asked, name: None })).await;
+    while !matches!(gate.message().await, ToNode::Authorize(_)) {}
+
+    assert_eq!(denied, 1);
 }
 
 #[actix_web::test]
