@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tracing::Instrument as _;
 
 /// Where node sessions are opened.
 const SESSION_PATH: &str = "/session";
@@ -152,7 +153,8 @@ impl Endpoint {
     }
 
     async fn open(&self, token: &Token) -> Result<(Socket, Response), ConnectError> {
-        tokio::time::timeout(CONNECT_WITHIN, self.open_unbounded(token))
+        let connecting = tracing::info_span!("connect to control", control = %self.url.authority());
+        tokio::time::timeout(CONNECT_WITHIN, self.open_unbounded(token).instrument(connecting))
             .await
             .unwrap_or(Err(ConnectError::TimedOut))
     }

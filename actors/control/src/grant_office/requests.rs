@@ -41,6 +41,8 @@ fn name_fits(address: &ResourceAddress, name: Option<&MappedName>) -> bool {
 impl Office {
     /// A device asks: it is granted what policy allows, through a gateway that serves it, or told why not.
     pub fn handle_request(&mut self, device: DeviceId, asked: RequestAccess, now: Timestamp) {
+        let _span =
+            tracing::info_span!("access is asked for", %device, resource = %asked.offer.resource).entered();
         let resource = asked.offer.resource;
         let request = asked.request;
         let deny = |office: &mut Self, reason| {

@@ -9,6 +9,8 @@ use actix_web::middleware::Next;
 use actix_web::{FromRequest as _, HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _, web};
 use actors_control::model::Scope;
 use protocol_identity::TokenKind;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::Api;
 use super::auth::{Admin, authenticate};
@@ -31,6 +33,22 @@ pub const PUBLIC: &str = "/api/v1/openapi.json";
 /// # Errors
 /// When an inner service fails without an answer of its own.
 pub async fn guard(
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    // Names, ids and secrets stand in the path and the query: only the route is told.
+    let span = tracing::info_span!("request", method = %request.method(), route = Empty, status = Empty);
+    let answer = watch(request, next).instrument(span.clone()).await;
+    if let Ok(response) = &answer {
+        span.record("status", response.status().as_u16());
+        if let Some(route) = response.request().match_pattern() {
+            span.record("route", route);
+        }
+    }
+    answer
+}
+
+async fn watch(
     mut request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {

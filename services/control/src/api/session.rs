@@ -20,6 +20,7 @@ use protocol_control::{
 };
 use protocol_identity::TokenKind;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
 
 use super::Api;
 use super::auth::authenticate;
@@ -88,7 +89,8 @@ impl Visit {
             return self.hang_up(None).await;
         };
         let Ok(mut end) = ControlEnd::new(*nonce, Duration::ZERO) else { return self.hang_up(None).await };
-        match self.greet(&mut end, start).await {
+        let joining = tracing::info_span!("node joins", token_name = %self.token.name);
+        match self.greet(&mut end, start).instrument(joining).await {
             Ok((peer, relay)) => self.serve(end, start, peer, relay).await,
             Err(Refused::Gone) => self.hang_up(None).await,
             Err(Refused::Because(reason)) => {
